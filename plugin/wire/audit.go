@@ -1,0 +1,14 @@
+package wire
+
+// AuditNonHMACRequestKeys are the request keys that the mount must be tuned to
+// show in clear in audit devices (audit_non_hmac_request_keys). README, dbops
+// setup and tests take them from here. No key under which a secret or row data
+// can stand may be added.
+func AuditNonHMACRequestKeys() []string {
+	return []string{EventsKey, "fence", "outcome", "code", "reason", "plan_digest", "request_id"}
+}
+
+// AuditNonHMACResponseKeys are the same for responses.
+func AuditNonHMACResponseKeys() []string {
+	return []string{"error", "id", "state", "username", "plan_digest", "shape_digest", "epoch", "seq", "head"}
+}
