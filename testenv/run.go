@@ -44,6 +44,21 @@ var hostID = sync.OnceValue(func() string {
 // startTime is the time pid was started, in clock ticks since boot, or "" if
 // there is no such process. It tells a process from a later one of the same pid.
 func startTime(pid int) string {
+	return statField(pid, 22)
+}
+
+// parent is the process id of pid's parent, or 0.
+func parent(pid int) int {
+	ppid, err := strconv.Atoi(statField(pid, 4))
+	if err != nil {
+		return 0
+	}
+	return ppid
+}
+
+// statField is a field of /proc/<pid>/stat, counted from 1 as in proc(5); only
+// those after the program's name can be had.
+func statField(pid, field int) string {
 	stat, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
 	if err != nil {
 		return ""
@@ -54,11 +69,10 @@ func startTime(pid int) string {
 		return ""
 	}
 	fields := strings.Fields(string(stat[end+1:]))
-	const startTimeField = 22 - 3 // counted from the field after the name
-	if len(fields) <= startTimeField {
-		return ""
+	if i := field - 3; i < len(fields) {
+		return fields[i]
 	}
-	return fields[startTimeField]
+	return ""
 }
 
 // ownerGone reports whether the run that made something with this id is known to
