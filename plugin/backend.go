@@ -1,0 +1,148 @@
+package plugin
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	semver "github.com/hashicorp/go-version"
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
+)
+
+// DefaultVersion is what a plugin built without a version reports to Vault.
+const DefaultVersion = "v0.1.0"
+
+// schemaVersion is the layout of our storage. A mount written by a newer plugin
+// is refused: reading it with an older one could lose accounts.
+const schemaVersion = 1
+
+var _ logical.Factory = Factory
+
+// Factory makes the engine for one mount; it reports [DefaultVersion].
+func Factory(ctx context.Context, conf *logical.BackendConfig) (logical.Backend, error) {
+	return FactoryFor(DefaultVersion)(ctx, conf)
+}
+
+// FactoryFor returns a factory of engines that report version. Vault takes
+// semantic versions only, so anything else is reported as [DefaultVersion].
+func FactoryFor(version string) logical.Factory {
+	parsed, err := semver.NewSemver(version)
+	if err != nil {
+		version = DefaultVersion
+	} else {
+		version = "v" + parsed.String()
+	}
+	return func(ctx context.Context, conf *logical.BackendConfig) (logical.Backend, error) {
+		b := newBackend(version, time.Now)
+		if err := b.Setup(ctx, conf); err != nil {
+			return nil, fmt.Errorf("set up: %w", err)
+		}
+		return b, nil
+	}
+}
+
+// backend is the engine of one mount.
+type backend struct {
+	*framework.Backend
+
+	version string
+	now     func() time.Time
+
+	// refusal is set when the storage cannot be used by this version; every
+	// request is then answered with it.
+	refusal atomic.Pointer[wire.Error]
+}
+
+var _ logical.Backend = (*backend)(nil)
+
+func newBackend(version string, now func() time.Time) *backend {
+	b := &backend{version: version, now: now}
+	b.Backend = &framework.Backend{
+		Help:           strings.TrimSpace(backendHelp),
+		BackendType:    logical.TypeLogical,
+		RunningVersion: version,
+		PathsSpecial: &logical.Paths{
+			SealWrapStorage: []string{prefixConfig, prefixRetired, prefixAccount},
+		},
+		Paths:          b.paths(),
+		InitializeFunc: b.initialize,
+		PeriodicFunc:   b.periodic,
+		Invalidate:     b.invalidate,
+		Clean:          b.clean,
+	}
+	return b
+}
+
+// paths composes the API of all parts.
+func (b *backend) paths() []*framework.Path {
+	var paths []*framework.Path
+	paths = append(paths, b.infoPaths()...)
+	return paths
+}
+
+// HandleRequest is where every request enters and every error leaves.
+func (b *backend) HandleRequest(ctx context.Context, req *logical.Request) (*logical.Response, error) {
+	if refusal := b.refusal.Load(); refusal != nil && req.Operation != logical.HelpOperation {
+		return b.answer(req, nil, refusal)
+	}
+	resp, err := b.Backend.HandleRequest(ctx, req)
+	return b.answer(req, resp, err)
+}
+
+// initialize runs once after the mount is loaded, on the node that serves it.
+func (b *backend) initialize(ctx context.Context, req *logical.InitializationRequest) error {
+	return b.checkSchema(ctx, req.Storage)
+}
+
+// periodic is called about every minute. Vault waits for it, so it only wakes
+// what works in the background.
+func (b *backend) periodic(context.Context, *logical.Request) error { return nil }
+
+// invalidate forgets what another node has changed.
+func (b *backend) invalidate(context.Context, string) {}
+
+// clean ends everything this instance started.
+func (b *backend) clean(context.Context) {}
+
+// schema is the entry under [keySchema].
+type schema struct {
+	Version int `json:"version"`
+}
+
+// checkSchema writes the version into a new mount and refuses a newer one.
+func (b *backend) checkSchema(ctx context.Context, s logical.Storage) error {
+	stored, err := getStored[schema](ctx, s, keySchema)
+	if err != nil {
+		return err
+	}
+	if stored == nil {
+		if !b.WriteSafeReplicationState() {
+			return nil
+		}
+		return putStored(ctx, s, keySchema, schema{Version: schemaVersion})
+	}
+	if stored.Version > schemaVersion {
+		refusal := &wire.Error{
+			Code:   wire.CodeConflict,
+			Reason: fmt.Sprintf("this mount was written by a newer version of the plugin (storage schema %d, known up to %d)", stored.Version, schemaVersion),
+			Hint:   "register and run the newer plugin",
+		}
+		b.refusal.Store(refusal)
+		return refusal
+	}
+	return nil
+}
+
+const backendHelp = `
+The dbops secrets engine hands out short-lived database logins and runs clones,
+merges, migrations, backups and restores of databases without anyone holding a
+standing password.
+
+Its config, roles and creds paths answer like those of Vault's own database
+secrets engine.
+`

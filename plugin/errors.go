@@ -1,0 +1,69 @@
+package plugin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
+)
+
+// answer is the border: the only place where an error of ours becomes what
+// Vault sees. Handlers return plain errors and [backend.HandleRequest] calls it
+// on all of them.
+//
+// A [wire.Error] becomes a bare CodedError with its status, so that its text
+// stands in clear in the audit device. Sentinels of the sdk go out bare, because
+// one that is wrapped reaches Vault as a 500 and vault/api then repeats the
+// request. Everything else is a defect or a failed storage: it is logged, and the
+// caller is told no more than the code internal.
+func (b *backend) answer(req *logical.Request, resp *logical.Response, err error) (*logical.Response, error) {
+	if err == nil {
+		return resp, nil
+	}
+	var refusal *wire.Error
+	if errors.As(err, &refusal) {
+		coded := logical.CodedError(refusal.Code.Info().HTTP, refusal.Error())
+		if resp != nil && len(resp.Headers) > 0 {
+			// A response beside the error carries headers such as Retry-After.
+			return &logical.Response{Headers: resp.Headers}, coded
+		}
+		return nil, coded
+	}
+	for _, sentinel := range sentinels() {
+		if errors.Is(err, sentinel) {
+			return nil, sentinel
+		}
+	}
+	var coded logical.HTTPCodedError
+	if errors.As(err, &coded) {
+		return nil, logical.CodedError(coded.Code(), coded.Error())
+	}
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		gone := &wire.Error{Code: wire.CodeUnavailable, Reason: "the request ended before its work was done"}
+		return nil, logical.CodedError(gone.Code.Info().HTTP, gone.Error())
+	}
+	b.Logger().Error("request failed", "operation", req.Operation, "path", req.Path, "error", err)
+	internal := &wire.Error{Code: wire.CodeInternal, Reason: "internal error; the plugin's log says more"}
+	return nil, logical.CodedError(internal.Code.Info().HTTP, internal.Error())
+}
+
+// sentinels lists the sdk's errors that survive the way to Vault when bare.
+func sentinels() []error {
+	return []error{
+		logical.ErrReadOnly, logical.ErrUnsupportedOperation, logical.ErrUnsupportedPath, logical.ErrInvalidRequest,
+		logical.ErrPermissionDenied, logical.ErrMultiAuthzPending, logical.ErrUpstreamRateLimited,
+	}
+}
+
+// invalidField refuses a request for the value of one field.
+func invalidField(field, format string, args ...any) *wire.Error {
+	return &wire.Error{Code: wire.CodeInvalid, Field: field, Reason: fmt.Sprintf(format, args...)}
+}
+
+// notFound says that an object the request depends on does not exist.
+func notFound(format string, args ...any) *wire.Error {
+	return &wire.Error{Code: wire.CodeNotFound, Reason: fmt.Sprintf(format, args...)}
+}
