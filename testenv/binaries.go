@@ -35,7 +35,7 @@ func binary(t TB, name string) string {
 		}
 		return path
 	}
-	v, _ := binaries.LoadOrStore(name, sync.OnceValues(func() (string, error) { return buildBinary(name) }))
+	v, _ := binaries.LoadOrStore(name, sync.OnceValues(func() (string, error) { return buildBinary(name, name) }))
 	build, ok := v.(func() (string, error))
 	if !ok {
 		t.Fatalf("build %s: unexpected %T", name, v)
@@ -47,9 +47,9 @@ func binary(t TB, name string) string {
 	return path
 }
 
-// buildBinary builds static, like make build, into testenv/bin: a second process
-// finds it up to date. A lock keeps processes from building at the same time.
-func buildBinary(name string) (string, error) {
+// buildBinary builds the program name, static like make build, into testenv/bin
+// under the name as: a second process finds it up to date. A lock keeps processes from building at the same time.
+func buildBinary(name, as string, flags ...string) (string, error) {
 	root, err := moduleRoot()
 	if err != nil {
 		return "", err
@@ -66,8 +66,9 @@ func buildBinary(name string) (string, error) {
 	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
 		return "", fmt.Errorf("lock %s: %w", lock.Name(), err)
 	}
-	path := filepath.Join(dir, name)
-	cmd := exec.Command("go", "build", "-trimpath", "-o", path, "./cmd/"+name)
+	path := filepath.Join(dir, as)
+	argv := append([]string{"build", "-trimpath", "-o", path}, flags...)
+	cmd := exec.Command("go", append(argv, "./cmd/"+name)...)
 	cmd.Dir = root
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
