@@ -37,39 +37,38 @@ func Docker(t TB) *client.Client {
 			t.Logf("close Docker client: %v", err)
 		}
 	})
-	sweepContainers(docker)
+	sweepOnce.Do(func() { sweepContainers(docker) })
 	return docker
 }
 
-var sweepContainersOnce sync.Once
+var sweepOnce sync.Once
 
-// sweepContainers removes, once per process, what dead runs left in Docker.
+// sweepContainers removes what dead runs left in Docker. What another sweep, or
+// Docker itself, is removing at the same time is none of its business.
 func sweepContainers(docker *client.Client) {
-	sweepContainersOnce.Do(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-		defer cancel()
-		complain := func(what string, err error) {
-			if err != nil && !errdefs.IsNotFound(err) && !errdefs.IsConflict(err) {
-				fmt.Fprintf(os.Stderr, "testenv: sweep %s: %v\n", what, err)
-			}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	complain := func(what string, err error) {
+		if err != nil && !errdefs.IsNotFound(err) && !errdefs.IsConflict(err) {
+			fmt.Fprintf(os.Stderr, "testenv: sweep %s: %v\n", what, err)
 		}
-		ours := filters.NewArgs(filters.Arg("label", Label))
-		containers, err := docker.ContainerList(ctx, container.ListOptions{All: true, Filters: ours})
-		complain("containers", err)
-		for _, c := range containers {
-			if ownerGone(c.Labels[Label]) {
-				complain("container "+c.ID, docker.ContainerRemove(ctx, c.ID,
-					container.RemoveOptions{Force: true, RemoveVolumes: true}))
-			}
+	}
+	ours := filters.NewArgs(filters.Arg("label", Label))
+	containers, err := docker.ContainerList(ctx, container.ListOptions{All: true, Filters: ours})
+	complain("containers", err)
+	for _, c := range containers {
+		if ownerGone(c.Labels[Label]) {
+			complain("container "+c.ID, docker.ContainerRemove(ctx, c.ID,
+				container.RemoveOptions{Force: true, RemoveVolumes: true}))
 		}
-		volumes, err := docker.VolumeList(ctx, volume.ListOptions{Filters: ours})
-		complain("volumes", err)
-		for _, v := range volumes.Volumes {
-			if ownerGone(v.Labels[Label]) {
-				complain("volume "+v.Name, docker.VolumeRemove(ctx, v.Name, true))
-			}
+	}
+	volumes, err := docker.VolumeList(ctx, volume.ListOptions{Filters: ours})
+	complain("volumes", err)
+	for _, v := range volumes.Volumes {
+		if ownerGone(v.Labels[Label]) {
+			complain("volume "+v.Name, docker.VolumeRemove(ctx, v.Name, true))
 		}
-	})
+	}
 }
 
 // server is a database server in a container on the host's network.
@@ -139,11 +138,15 @@ func (s *server) create(spec serverSpec) error {
 	s.Port = port
 
 	labels := map[string]string{Label: runID()}
-	data := mount.Mount{Type: mount.TypeVolume, Target: spec.data,
-		VolumeOptions: &mount.VolumeOptions{Labels: labels, NoCopy: true}}
+	data := mount.Mount{
+		Type: mount.TypeVolume, Target: spec.data,
+		VolumeOptions: &mount.VolumeOptions{Labels: labels, NoCopy: true},
+	}
 	if spec.tmpfs > 0 {
-		data = mount.Mount{Type: mount.TypeTmpfs, Target: spec.data,
-			TmpfsOptions: &mount.TmpfsOptions{SizeBytes: spec.tmpfs}}
+		data = mount.Mount{
+			Type: mount.TypeTmpfs, Target: spec.data,
+			TmpfsOptions: &mount.TmpfsOptions{SizeBytes: spec.tmpfs},
+		}
 	}
 	var env []string
 	if spec.env != nil {

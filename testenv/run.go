@@ -93,17 +93,27 @@ func ownerGone(id string) bool {
 	return startTime(pid) != parts[1]
 }
 
-// runDir makes a directory that carries the run id.
+// runDir makes a directory that carries the run id. Its path holds no symbolic
+// link: Vault wants that of its plugin directory, and so does [programsBelow].
 func runDir(what string) (string, error) {
-	sweepDirs()
-	return os.MkdirTemp("", dirPrefix+runID()+"_"+what+"-")
+	sweepDirsOnce.Do(sweepDirs)
+	dir, err := os.MkdirTemp("", dirPrefix+runID()+"_"+what+"-")
+	if err != nil {
+		return "", err
+	}
+	return filepath.EvalSymlinks(dir)
 }
 
-// sweepDirs removes, once per process, the directories of dead runs, and ends the
-// processes that still run a program from one of them: a plugin outlives a Vault
-// that was killed.
-var sweepDirs = sync.OnceFunc(func() {
-	dirs, err := filepath.Glob(filepath.Join(os.TempDir(), dirPrefix+"*"))
+var sweepDirsOnce sync.Once
+
+// sweepDirs removes the directories of dead runs, and ends the processes that
+// still run a program from one of them: a plugin outlives a Vault that was killed.
+func sweepDirs() {
+	temp, err := filepath.EvalSymlinks(os.TempDir())
+	if err != nil {
+		return
+	}
+	dirs, err := filepath.Glob(filepath.Join(temp, dirPrefix+"*"))
 	if err != nil {
 		return
 	}
@@ -117,7 +127,7 @@ var sweepDirs = sync.OnceFunc(func() {
 			fmt.Fprintf(os.Stderr, "testenv: remove %s of an earlier run: %v\n", dir, err)
 		}
 	}
-})
+}
 
 // ownedByUs guards against a directory someone else made under our name.
 func ownedByUs(dir string) bool {

@@ -1,0 +1,148 @@
+package testenv
+
+import (
+	"bufio"
+	"context"
+	"crypto/rand"
+	_ "embed"
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"strings"
+	"time"
+)
+
+//go:embed redis.sh
+var redisScript string
+
+// RedisOptions says what kind of Redis server to start.
+type RedisOptions struct {
+	// Conf is further lines for redis.conf, such as "maxclients 20".
+	Conf []string
+}
+
+// RedisServer is a running Redis server.
+type RedisServer struct {
+	*server
+
+	// User and Password are those of the user who may do everything.
+	User, Password string
+}
+
+// Redis starts a Redis server in a container, on loopback, and waits until it
+// takes connections. It is removed, with its data, when the test ends.
+func Redis(t TB, opts RedisOptions) *RedisServer {
+	t.Helper()
+	r := &RedisServer{User: "default", Password: rand.Text()}
+	r.server = startServer(t, serverSpec{
+		part:   PartRedis,
+		script: redisScript,
+		files: func(port int) map[string][]byte {
+			conf := []string{
+				"bind 127.0.0.1", "port " + strconv.Itoa(port), "requirepass " + r.Password,
+				"dir /var/lib/dbops/data", "appendonly yes", "daemonize no", `logfile ""`,
+			}
+			return map[string][]byte{"redis.conf": []byte(strings.Join(append(conf, opts.Conf...), "\n") + "\n")}
+		},
+		data:  "/var/lib/dbops",
+		ready: r.ready,
+	})
+	return r
+}
+
+func (r *RedisServer) ready(ctx context.Context, s *server) error {
+	r.server = s
+	answer, err := r.command(ctx, "PING")
+	if err == nil && answer != "PONG" {
+		err = fmt.Errorf("answered %q", answer)
+	}
+	return err
+}
+
+// command sends one command in a session of its own and returns an answer of one
+// value: a status, a number or a string. Enough for tests to set up and look, and
+// it spares a client library.
+func (r *RedisServer) command(ctx context.Context, args ...string) (string, error) {
+	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", r.Address())
+	if err != nil {
+		return "", err
+	}
+	defer conn.Close()
+	if deadline, ok := ctx.Deadline(); ok {
+		if err := conn.SetDeadline(deadline); err != nil {
+			return "", err
+		}
+	}
+	in := bufio.NewReader(conn)
+	var answer string
+	for _, command := range [][]string{{"AUTH", r.User, r.Password}, args} {
+		var out strings.Builder
+		fmt.Fprintf(&out, "*%d\r\n", len(command))
+		for _, arg := range command {
+			fmt.Fprintf(&out, "$%d\r\n%s\r\n", len(arg), arg)
+		}
+		if _, err := conn.Write([]byte(out.String())); err != nil {
+			return "", err
+		}
+		if answer, err = readRedis(in); err != nil {
+			return "", fmt.Errorf("%s: %w", command[0], err)
+		}
+	}
+	return answer, nil
+}
+
+// readRedis reads an answer of one value; null is "".
+func readRedis(in *bufio.Reader) (string, error) {
+	line, err := in.ReadString('\n')
+	if err != nil {
+		return "", err
+	}
+	line = strings.TrimSuffix(line, "\r\n")
+	if line == "" {
+		return "", errors.New("empty answer")
+	}
+	switch kind, rest := line[0], line[1:]; kind {
+	case '+', ':':
+		return rest, nil
+	case '-':
+		return "", errors.New(rest)
+	case '$':
+		n, err := strconv.Atoi(rest)
+		if err != nil || n < 0 {
+			return "", err
+		}
+		var value strings.Builder
+		for value.Len() < n+len("\r\n") {
+			b, err := in.ReadByte()
+			if err != nil {
+				return "", err
+			}
+			value.WriteByte(b)
+		}
+		return value.String()[:n], nil
+	default:
+		return "", fmt.Errorf("answer of kind %q is not read here", kind)
+	}
+}
+
+// Address is host:port.
+func (r *RedisServer) Address() string { return r.Host + ":" + strconv.Itoa(r.Port) }
+
+// Command runs one command that answers with one value and returns that; null is "".
+func (r *RedisServer) Command(args ...string) string {
+	r.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	answer, err := r.command(ctx, args...)
+	if err != nil {
+		r.t.Fatalf("redis: %v", err)
+	}
+	return answer
+}
+
+// Start starts a stopped or killed server again, on the same port.
+func (r *RedisServer) Start() {
+	r.t.Helper()
+	r.start(r.ready)
+}
