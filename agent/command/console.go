@@ -1,0 +1,192 @@
+package command
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/dbops-io/vault-plugin-secrets-dbops/agent/internal/vault"
+	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
+)
+
+// exitUsage is the exit code of a wrong command line.
+var exitUsage = wire.CodeUsage.Info().Exit
+
+// Output formats.
+const (
+	formatTable = "table"
+	formatJSON  = "json"
+)
+
+// console is the world of a command: where it prints and what interrupts it.
+type console struct {
+	stdout, stderr io.Writer
+	terminal       bool // stdout is one
+	home           string
+	version        string
+	signals        <-chan os.Signal
+}
+
+// vaultFlags are the options of every command that talks to Vault.
+type vaultFlags struct {
+	mount, address, namespace, format string
+}
+
+func (f *vaultFlags) register(set *flag.FlagSet) {
+	set.StringVar(&f.mount, "mount", wire.DefaultMount, "`Path` at which dbops is mounted.")
+	set.StringVar(&f.address, "address", "", "`URL` of Vault, instead of VAULT_ADDR.")
+	set.StringVar(&f.namespace, "namespace", "", "`Name` of the namespace, instead of VAULT_NAMESPACE.")
+	registerFormat(set, &f.format)
+}
+
+func registerFormat(set *flag.FlagSet, format *string) {
+	set.StringVar(format, "format", formatTable, "`Form` of the output: table for people, json for programs.")
+}
+
+func checkFormat(format string) error {
+	if format != formatTable && format != formatJSON {
+		return usageError("-format is %q; it must be table or json", format)
+	}
+	return nil
+}
+
+// dial checks the options and makes the client.
+func (c *console) dial(f vaultFlags) (*vault.Client, error) {
+	return vault.DialUser(vault.Config{
+		Address: f.address, Namespace: f.namespace, Mount: f.mount, UserAgent: "dbops/" + c.version,
+	}, c.home)
+}
+
+// newFlags makes an empty set of options that prints nothing by itself.
+func newFlags(command string) *flag.FlagSet {
+	set := flag.NewFlagSet(command, flag.ContinueOnError)
+	set.SetOutput(io.Discard)
+	return set
+}
+
+// parse reads options and arguments in any order and checks the number of
+// arguments.
+func parse(set *flag.FlagSet, args []string, names ...string) ([]string, error) {
+	var words []string
+	for {
+		if err := set.Parse(args); err != nil {
+			return nil, usageError("%v", err)
+		}
+		if set.NArg() == 0 {
+			break
+		}
+		words, args = append(words, set.Arg(0)), set.Args()[1:]
+	}
+	switch {
+	case len(words) < len(names):
+		return nil, usageError("<%s> is missing", names[len(words)])
+	case len(words) > len(names):
+		return nil, usageError("unexpected argument %q", words[len(names)])
+	}
+	return words, nil
+}
+
+func usageError(format string, args ...any) error {
+	return &wire.Error{Code: wire.CodeUsage, Reason: fmt.Sprintf(format, args...)}
+}
+
+// optionsHelp renders the options of a command for its help.
+func optionsHelp(set *flag.FlagSet) string {
+	var b strings.Builder
+	b.WriteString("\n\nOptions:\n")
+	set.VisitAll(func(f *flag.Flag) {
+		value, usage := flag.UnquoteUsage(f)
+		fmt.Fprintf(&b, "\n  -%s", f.Name)
+		if value != "" {
+			fmt.Fprintf(&b, "=<%s>", strings.ToLower(value))
+		}
+		fmt.Fprintf(&b, "\n      %s", strings.ReplaceAll(usage, "\n", "\n      "))
+		if f.DefValue != "" && f.DefValue != "false" {
+			fmt.Fprintf(&b, " (default: %s)", f.DefValue)
+		}
+		b.WriteString("\n")
+	})
+	return strings.TrimRight(b.String(), "\n")
+}
+
+// failure is the JSON form of an error.
+type failure struct {
+	Type    string     `json:"type"` // "error"
+	Code    wire.Code  `json:"code"`
+	Reason  string     `json:"reason"`
+	Field   string     `json:"field,omitempty"`
+	Policy  string     `json:"policy,omitempty"`
+	Rule    string     `json:"rule,omitempty"`
+	Hint    string     `json:"hint,omitempty"`
+	RetryAt *time.Time `json:"retry_at,omitempty"`
+	Exit    int        `json:"exit"`
+}
+
+// fail tells an error in the form asked for and returns the exit code.
+func (c *console) fail(command, format string, err error) int {
+	if errors.Is(err, context.Canceled) {
+		fmt.Fprintln(c.stderr, "Interrupted.")
+		return wire.ExitInterrupted
+	}
+	var known *wire.Error
+	if !errors.As(err, &known) {
+		known = &wire.Error{Code: wire.CodeInternal, Reason: err.Error()}
+	}
+	exit := known.Code.Info().Exit
+	if format == formatJSON {
+		f := failure{
+			Type: "error", Code: known.Code, Reason: known.Reason, Field: known.Field, Policy: known.Policy,
+			Rule: known.Rule, Hint: known.Hint, Exit: exit,
+		}
+		if !known.RetryAt.IsZero() {
+			f.RetryAt = &known.RetryAt
+		}
+		c.printJSON(f)
+		return exit
+	}
+	fmt.Fprintf(c.stderr, "Error: %s (%s)\n", known.Reason, known.Code)
+	tell := func(name, value string) {
+		if value != "" {
+			fmt.Fprintf(c.stderr, "  %-8s %s\n", name, value)
+		}
+	}
+	tell("field", known.Field)
+	tell("policy", known.Policy)
+	tell("rule", known.Rule)
+	tell("hint", known.Hint)
+	if !known.RetryAt.IsZero() {
+		tell("retry at", known.RetryAt.Local().Format(time.RFC1123))
+	}
+	if known.Code == wire.CodeUsage {
+		fmt.Fprintf(c.stderr, "Run dbops %s -help for its options.\n", command)
+	}
+	return exit
+}
+
+// printJSON prints one line.
+func (c *console) printJSON(value any) {
+	encoder := json.NewEncoder(c.stdout)
+	encoder.SetEscapeHTML(false)
+	if err := encoder.Encode(value); err != nil {
+		fmt.Fprintf(c.stderr, "Error: print: %v\n", err)
+	}
+}
+
+// interruptible returns a context that ends with the first signal.
+func (c *console) interruptible() (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(context.Background())
+	go func() {
+		select {
+		case <-c.signals:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, cancel
+}

@@ -1,0 +1,108 @@
+package command
+
+import (
+	"flag"
+	"fmt"
+	"text/tabwriter"
+	"time"
+
+	"github.com/hashicorp/cli"
+
+	"github.com/dbops-io/vault-plugin-secrets-dbops/agent/internal/vault"
+	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
+)
+
+// operationsCommand lists operations.
+type operationsCommand struct {
+	console *console
+	vault   vaultFlags
+	filter  vault.Filter
+	state   string
+	all     bool
+}
+
+var _ cli.Command = (*operationsCommand)(nil)
+
+func (o *operationsCommand) flags() *flag.FlagSet {
+	set := newFlags("operations")
+	o.vault.register(set)
+	set.StringVar(&o.state, "state", "", "`State` to list only, e.g. running or failed.")
+	set.BoolVar(&o.all, "all", false, "Everybody's; needs the ACL policy of an operator or auditor.")
+	return set
+}
+
+// Synopsis is the line in dbops -help.
+func (*operationsCommand) Synopsis() string { return "List operations" }
+
+// Help is the whole help.
+func (o *operationsCommand) Help() string {
+	return `Usage: dbops operations [options]
+
+  Lists your operations, the newest first.
+
+      $ dbops operations -state=running` + optionsHelp(o.flags())
+}
+
+// Run lists them.
+func (o *operationsCommand) Run(args []string) int {
+	operations, err := o.list(args)
+	if err != nil {
+		return o.console.fail("operations", o.vault.format, err)
+	}
+	if o.vault.format == formatJSON {
+		if operations == nil {
+			operations = []wire.Operation{}
+		}
+		o.console.printJSON(operations)
+		return 0
+	}
+	if len(operations) == 0 {
+		fmt.Fprintln(o.console.stdout, "No operations.")
+		return 0
+	}
+	table := tabwriter.NewWriter(o.console.stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "ID\tSOURCE\tTARGET\tSTATE\tREQUESTER\tAGENT\tCREATED")
+	for _, op := range operations {
+		state := string(op.State)
+		if code := endCode(op); op.State.Final() && code != "" && string(code) != state {
+			state += " (" + string(code) + ")"
+		}
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", op.ID, op.Source, op.Target, state,
+			op.Requester.Name, dash(op.Agent), op.CreatedAt.Local().Format(time.DateTime))
+	}
+	if err := table.Flush(); err != nil {
+		return o.console.fail("operations", o.vault.format, err)
+	}
+	return 0
+}
+
+func (o *operationsCommand) list(args []string) ([]wire.Operation, error) {
+	if _, err := parse(o.flags(), args); err != nil {
+		return nil, err
+	}
+	if err := checkFormat(o.vault.format); err != nil {
+		return nil, err
+	}
+	o.filter.State = wire.State(o.state)
+	if o.state != "" && !o.filter.State.Valid() {
+		return nil, usageError("-state is %q; it must be one of %v", o.state, wire.States())
+	}
+	client, err := o.console.dial(o.vault)
+	if err != nil {
+		return nil, err
+	}
+	ctx, stop := o.console.interruptible()
+	defer stop()
+	requester := vault.NewRequester(client)
+	if o.all {
+		requester = vault.NewOverseer(client)
+	}
+	return requester.Operations(ctx, o.filter)
+}
+
+func dash(text string) string {
+	if text == "" {
+		return "-"
+	}
+	return text
+}

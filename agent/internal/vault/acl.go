@@ -1,0 +1,211 @@
+package vault
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
+)
+
+// Duty is one of the jobs people and agents have with dbops. Each has one ACL
+// policy, so that duties can be given to different people.
+type Duty string
+
+// The duties. DutyAgent is the one no person has.
+const (
+	DutyRequester       Duty = "requester"
+	DutyApprover        Duty = "approver"
+	DutyOperator        Duty = "operator"
+	DutyAuditor         Duty = "auditor"
+	DutyConnectionAdmin Duty = "connection-admin"
+	DutyPolicyAdmin     Duty = "policy-admin"
+	DutyAgent           Duty = "agent"
+)
+
+// Duties lists every duty, in the order they are shown.
+func Duties() []Duty {
+	return []Duty{
+		DutyRequester, DutyApprover, DutyOperator, DutyAuditor, DutyConnectionAdmin, DutyPolicyAdmin, DutyAgent,
+	}
+}
+
+// Valid reports whether d is a known duty.
+func (d Duty) Valid() bool {
+	for _, known := range Duties() {
+		if d == known {
+			return true
+		}
+	}
+	return false
+}
+
+// PolicyName is the name of the ACL policy of d for one mount: dbops-requester
+// for the mount dbops, team-dbops-requester for team/dbops.
+func (d Duty) PolicyName(mount wire.Mount) string {
+	return strings.ReplaceAll(strings.Trim(string(mount), "/"), "/", "-") + "-" + string(d)
+}
+
+// aclRule is one path stanza of a policy.
+type aclRule struct {
+	why          string // comment above the stanza
+	path         string
+	capabilities []string
+}
+
+// ACLPolicy returns the text of the ACL policy for d. Paths below the mount are
+// built from mount; accessor is that of the auth method agents log in with and
+// is used by DutyAgent only.
+func ACLPolicy(d Duty, mount wire.Mount, accessor string) (string, error) {
+	rules := aclRules(d, strings.Trim(string(mount), "/"), accessor)
+	if rules == nil {
+		return "", &wire.Error{
+			Code: wire.CodeUsage, Reason: fmt.Sprintf("no duty %q", d), Hint: "one of " + dutyNames(),
+		}
+	}
+	if d == DutyAgent && accessor == "" {
+		return "", &wire.Error{
+			Code: wire.CodeUsage, Reason: "the agent's policy needs the accessor of the auth method agents log in with",
+			Hint: "vault auth list",
+		}
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "# %s: %s\n", d.PolicyName(mount), dutyPurpose(d))
+	for _, rule := range rules {
+		b.WriteString("\n")
+		if rule.why != "" {
+			fmt.Fprintf(&b, "# %s\n", rule.why)
+		}
+		fmt.Fprintf(&b, "path %q {\n  capabilities = [\"%s\"]\n}\n", rule.path, strings.Join(rule.capabilities, `", "`))
+	}
+	return b.String(), nil
+}
+
+func dutyNames() string {
+	names := make([]string, 0, len(Duties()))
+	for _, d := range Duties() {
+		names = append(names, string(d))
+	}
+	return strings.Join(names, ", ")
+}
+
+func dutyPurpose(d Duty) string {
+	switch d {
+	case DutyRequester:
+		return "asks for operations and follows its own."
+	case DutyApprover:
+		return "reviews plans; approves and rejects."
+	case DutyOperator:
+		return "connects database servers and agents, watches and cancels. Sees no password and no policy write."
+	case DutyAuditor:
+		return "reads every operation and every setting, changes nothing."
+	case DutyConnectionAdmin:
+		return "says what operations may know of a connection: labels, protection, purposes."
+	case DutyPolicyAdmin:
+		return "says who may do which operation where."
+	case DutyAgent:
+		return "one policy for all agents; each reaches its own paths only."
+	default:
+		return ""
+	}
+}
+
+var (
+	aclRead   = []string{"read"}
+	aclList   = []string{"read", "list"}
+	aclUpdate = []string{"create", "update"}
+	aclManage = []string{"create", "read", "update", "delete", "list"}
+)
+
+// aclRules is nil for an unknown duty.
+func aclRules(d Duty, m, accessor string) []aclRule {
+	info := aclRule{path: m + "/info", capabilities: aclRead}
+	switch d {
+	case DutyRequester:
+		return []aclRule{
+			{"Asking. Which source and target, policies of the engine decide.", m + "/clone/+/+", aclUpdate},
+			{"Its own operations; a foreign id is answered like a missing one.", m + "/operations", aclList},
+			{"", m + "/operations/", aclList},
+			{"", m + "/operations/+", aclRead},
+			{"", m + "/operations/+/plan", aclRead},
+			{"", m + "/operations/+/report", aclRead},
+			{"", m + "/operations/+/cancel", aclUpdate},
+			info,
+		}
+	case DutyApprover:
+		return []aclRule{
+			{"", m + "/operations", aclList},
+			{"", m + "/operations/", aclList},
+			{"", m + "/operations/+", aclRead},
+			{"", m + "/operations/+/plan", aclRead},
+			{"", m + "/operations/+/approve", aclUpdate},
+			{"", m + "/operations/+/reject", aclUpdate},
+			info,
+		}
+	case DutyOperator:
+		return []aclRule{
+			{"Servers and the roles logins are made from.", m + "/config/*", aclManage},
+			{"", m + "/roles/*", aclManage},
+			{"", m + "/reset/+", aclUpdate},
+			{"", m + "/agents", []string{"list"}},
+			{"", m + "/agents/", []string{"list"}},
+			{"An agent's settings, not its work protocol below.", m + "/agents/+", aclManage},
+			{"Every operation, unfiltered.", m + "/all/operations", aclList},
+			{"", m + "/all/operations/*", aclList},
+			{"", m + "/all/operations/+/cancel", aclUpdate},
+			{"", m + "/revocations", aclList},
+			{"", m + "/revocations/*", aclList},
+			{"Reading along, not changing.", m + "/connections/*", aclList},
+			{"", m + "/policies/*", aclList},
+			info,
+		}
+	case DutyAuditor:
+		return []aclRule{
+			{"", m + "/all/operations", aclList},
+			{"", m + "/all/operations/*", aclList},
+			{"", m + "/config/*", aclList},
+			{"", m + "/roles/*", aclList},
+			{"", m + "/connections/*", aclList},
+			{"", m + "/policies/*", aclList},
+			{"", m + "/agents", []string{"list"}},
+			{"", m + "/agents/", []string{"list"}},
+			{"", m + "/agents/+", aclRead},
+			{"", m + "/revocations", aclList},
+			{"", m + "/revocations/*", aclList},
+			info,
+			{"Which audit devices exist.", "sys/audit", []string{"read", "sudo"}},
+			{"What they show of this mount.", "sys/mounts/" + m + "/tune", aclRead},
+		}
+	case DutyConnectionAdmin:
+		return []aclRule{
+			{"", m + "/connections/*", aclManage},
+			{"Names to choose from.", m + "/config/*", aclList},
+			{"", m + "/roles/*", aclList},
+			info,
+		}
+	case DutyPolicyAdmin:
+		return []aclRule{
+			{"", m + "/policies/*", aclManage},
+			{"Dry runs.", m + "/policies/+/evaluate", aclUpdate},
+			{"Labels to write rules about.", m + "/connections/*", aclList},
+			info,
+		}
+	case DutyAgent:
+		// The role's name as metadata of the alias: AppRole sets it at login, so
+		// nothing has to be prepared, and an agent cannot change it.
+		me := m + "/agents/{{identity.entity.aliases." + accessor + ".metadata.role_name}}"
+		return []aclRule{
+			{"The work protocol.", me + "/poll", []string{"update"}},
+			{"", me + "/operations/*", []string{"create", "read", "update"}},
+			{"Giving back its own leases, an operation at a time; no other prefix is allowed.",
+				"sys/leases/revoke-prefix/" + me + "/operations/*", []string{"update", "sudo"}},
+			{"Keeping leases alive while an operation runs.", "sys/leases/renew", []string{"update"}},
+			{"No operation runs when no audit device would see it.", "sys/audit", []string{"read", "sudo"}},
+			{"", "sys/mounts/" + m + "/tune", aclRead},
+			{"Its own token.", "auth/token/lookup-self", aclRead},
+			{"", "auth/token/renew-self", []string{"update"}},
+			{"", "auth/token/revoke-self", []string{"update"}},
+		}
+	default:
+		return nil
+	}
+}

@@ -1,0 +1,46 @@
+package vault
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
+)
+
+// DialUser makes a client for a person: configured as the vault program is, with
+// VAULT_TOKEN or, without that, the token that vault login leaves in the file
+// .vault-token of the home directory.
+func DialUser(config Config, home string) (*Client, error) {
+	client, err := Dial(config)
+	if err != nil {
+		return nil, &wire.Error{Code: wire.CodeConfig, Reason: oneLine(err.Error())}
+	}
+	if client.token.Load().Empty() {
+		token, err := savedToken(home)
+		if err != nil {
+			return nil, err
+		}
+		client.SetToken(token)
+	}
+	return client, nil
+}
+
+func savedToken(home string) (wire.Secret, error) {
+	const hint = "log in with: vault login"
+	if home == "" {
+		return wire.Secret{}, &wire.Error{Code: wire.CodeConfig, Reason: "no token: VAULT_TOKEN is not set and there is no home directory", Hint: hint}
+	}
+	content, err := os.ReadFile(filepath.Join(home, ".vault-token"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return wire.Secret{}, &wire.Error{Code: wire.CodeConfig, Reason: fmt.Sprintf("read saved token: %v", err), Hint: hint}
+	}
+	token := strings.TrimSpace(string(content))
+	if token == "" {
+		return wire.Secret{}, &wire.Error{Code: wire.CodeConfig, Reason: "no token: neither VAULT_TOKEN nor ~/.vault-token", Hint: hint}
+	}
+	return wire.NewSecret(token), nil
+}
