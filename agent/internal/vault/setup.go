@@ -180,19 +180,11 @@ func (o *Operator) catalog(ctx context.Context, s Setup) error {
 		return nil
 	}
 	object, path := "plugin "+s.PluginName, "sys/plugins/catalog/secret/"+s.PluginName
-	var current struct {
-		Command string `json:"command"`
-		SHA256  string `json:"sha256"`
-	}
-	query := ""
-	if s.PluginVersion != "" {
-		query = "?version=" + s.PluginVersion
-	}
-	registered, err := o.read(ctx, object, path+query, &current)
+	current, registered, err := o.registered(ctx, s.PluginName, s.PluginVersion)
 	if err != nil {
 		return err
 	}
-	if registered && current.SHA256 == s.PluginSHA256 && current.Command == s.PluginCommand {
+	if registered && current == s.PluginSHA256 {
 		o.keep(object, "sha256 "+s.PluginSHA256)
 		return nil
 	}
@@ -217,6 +209,28 @@ func (o *Operator) catalog(ctx context.Context, s Setup) error {
 		Verb: VerbUpdate, Object: "running " + object, Detail: "reload",
 		Command: "vault plugin reload -plugin=" + s.PluginName,
 	}, "sys/plugins/reload/backend", map[string]string{"plugin": s.PluginName})
+}
+
+// registered returns the digest that the catalog has for one version of a secrets
+// plugin; version "" is the one registered without.
+func (o *Operator) registered(ctx context.Context, name, version string) (sha256 string, found bool, err error) {
+	var catalog struct {
+		Detailed []struct {
+			Type    string `json:"type"`
+			Name    string `json:"name"`
+			Version string `json:"version"`
+			SHA256  string `json:"sha256"`
+		} `json:"detailed"`
+	}
+	if _, err := o.read(ctx, "plugin catalog", "sys/plugins/catalog", &catalog); err != nil {
+		return "", false, err
+	}
+	for _, entry := range catalog.Detailed {
+		if entry.Type == "secret" && entry.Name == name && entry.Version == version {
+			return entry.SHA256, true, nil
+		}
+	}
+	return "", false, nil
 }
 
 // mountInfo is what sys/mounts and sys/auth tell of one mount.

@@ -1,0 +1,74 @@
+package vault
+
+import (
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/hashicorp/hcl/v2/hclparse"
+	"github.com/stretchr/testify/require"
+
+	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// The text of each policy is what operators review and what grants rights: any
+// change of it must be seen in a diff.
+func TestACLPolicyTexts(t *testing.T) {
+	t.Parallel()
+	for _, duty := range Duties() {
+		t.Run(string(duty), func(t *testing.T) {
+			t.Parallel()
+			text, err := ACLPolicy(duty, wire.DefaultMount, "auth_approle_1a2b3c4d")
+			require.NoError(t, err)
+			golden := filepath.Join("testdata", "acl", string(duty)+".hcl")
+			if *update {
+				require.NoError(t, os.MkdirAll(filepath.Dir(golden), 0o755))
+				require.NoError(t, os.WriteFile(golden, []byte(text), 0o644))
+			}
+			want, err := os.ReadFile(golden)
+			require.NoError(t, err)
+			require.Equal(t, string(want), text)
+			_, diagnostics := hclparse.NewParser().ParseHCL([]byte(text), golden)
+			require.False(t, diagnostics.HasErrors(), "%v", diagnostics)
+		})
+	}
+}
+
+// No person's policy reaches an agent's work protocol, where passwords are
+// handed out, or creds/.
+func TestACLPolicy_NoPersonReachesPasswords(t *testing.T) {
+	t.Parallel()
+	for _, duty := range Duties() {
+		for _, rule := range aclRules(duty, "dbops", "accessor") {
+			if duty != DutyAgent {
+				require.NotContains(t, rule.path, "creds", duty)
+				require.NotContains(t, rule.path, "agents/*", duty)
+				require.False(t, strings.HasPrefix(rule.path, "dbops/agents/") && strings.Contains(rule.path, "operations"), duty)
+			}
+			require.NotEqual(t, "dbops/*", rule.path, duty)
+		}
+	}
+}
+
+// Another mount has its own policies and its own paths.
+func TestACLPolicy_OtherMount(t *testing.T) {
+	t.Parallel()
+	text, err := ACLPolicy(DutyRequester, "/team/dbops/", "")
+	require.NoError(t, err)
+	require.Contains(t, text, `path "team/dbops/clone/+/+"`)
+	require.Contains(t, text, "# team-dbops-requester:")
+}
+
+// An unknown duty and an agent's policy without an accessor are refused: an empty
+// accessor would make a template that matches nobody, or worse.
+func TestACLPolicy_Refusals(t *testing.T) {
+	t.Parallel()
+	_, err := ACLPolicy("root", wire.DefaultMount, "x")
+	require.Equal(t, wire.CodeUsage, CodeOf(err))
+	_, err = ACLPolicy(DutyAgent, wire.DefaultMount, "")
+	require.Equal(t, wire.CodeUsage, CodeOf(err))
+}

@@ -1,0 +1,59 @@
+# dbops-auditor: reads every operation and every setting, changes nothing.
+
+path "dbops/all/operations" {
+  capabilities = ["read", "list"]
+}
+
+path "dbops/all/operations/*" {
+  capabilities = ["read", "list"]
+}
+
+path "dbops/config/*" {
+  capabilities = ["read", "list"]
+}
+
+path "dbops/roles/*" {
+  capabilities = ["read", "list"]
+}
+
+path "dbops/connections/*" {
+  capabilities = ["read", "list"]
+}
+
+path "dbops/policies/*" {
+  capabilities = ["read", "list"]
+}
+
+path "dbops/agents" {
+  capabilities = ["list"]
+}
+
+path "dbops/agents/" {
+  capabilities = ["list"]
+}
+
+path "dbops/agents/+" {
+  capabilities = ["read"]
+}
+
+path "dbops/revocations" {
+  capabilities = ["read", "list"]
+}
+
+path "dbops/revocations/*" {
+  capabilities = ["read", "list"]
+}
+
+path "dbops/info" {
+  capabilities = ["read"]
+}
+
+# Which audit devices exist.
+path "sys/audit" {
+  capabilities = ["read", "sudo"]
+}
+
+# What they show of this mount.
+path "sys/mounts/dbops/tune" {
+  capabilities = ["read"]
+}

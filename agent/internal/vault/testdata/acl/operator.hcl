@@ -1,0 +1,61 @@
+# dbops-operator: connects database servers and agents, watches and cancels. Sees no password and no policy write.
+
+# Servers and the roles logins are made from.
+path "dbops/config/*" {
+  capabilities = ["create", "read", "update", "delete", "list"]
+}
+
+path "dbops/roles/*" {
+  capabilities = ["create", "read", "update", "delete", "list"]
+}
+
+path "dbops/reset/+" {
+  capabilities = ["create", "update"]
+}
+
+path "dbops/agents" {
+  capabilities = ["list"]
+}
+
+path "dbops/agents/" {
+  capabilities = ["list"]
+}
+
+# An agent's settings, not its work protocol below.
+path "dbops/agents/+" {
+  capabilities = ["create", "read", "update", "delete", "list"]
+}
+
+# Every operation, unfiltered.
+path "dbops/all/operations" {
+  capabilities = ["read", "list"]
+}
+
+path "dbops/all/operations/*" {
+  capabilities = ["read", "list"]
+}
+
+path "dbops/all/operations/+/cancel" {
+  capabilities = ["create", "update"]
+}
+
+path "dbops/revocations" {
+  capabilities = ["read", "list"]
+}
+
+path "dbops/revocations/*" {
+  capabilities = ["read", "list"]
+}
+
+# Reading along, not changing.
+path "dbops/connections/*" {
+  capabilities = ["read", "list"]
+}
+
+path "dbops/policies/*" {
+  capabilities = ["read", "list"]
+}
+
+path "dbops/info" {
+  capabilities = ["read"]
+}
