@@ -1,0 +1,107 @@
+// Package account makes, renews and ends logins on database servers. [Driver] is
+// the seam; there is one package per database product below this one, and
+// package accounttest checks each of them against the contract.
+//
+// Guarantees: no error of a wrapped driver ([Sanitize]) holds a secret, End can
+// be repeated, and Create tells when it does not know whether it took effect.
+package account
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
+)
+
+// Driver manages logins on one database server. It is safe for concurrent use;
+// calls do not wait for each other but for a connection slot. Every call ends
+// within the driver's own timeouts, whatever the context.
+type Driver interface {
+	// Type is the database product.
+	Type() wire.EngineType
+	// Verify logs in with the driver's own account.
+	Verify(ctx context.Context) error
+	// Create makes a login. It is atomic: on an error nothing was made, unless
+	// the error says Ambiguous.
+	Create(ctx context.Context, req CreateRequest) error
+	// Renew moves the login's own expiry, where the server knows one. A missing
+	// login is an error with code not_found.
+	Renew(ctx context.Context, req RenewRequest) error
+	// End shuts the login out, ends its sessions and removes it. A login that
+	// is gone already is success. After an error the login can no longer log in
+	// if the server could be reached and allowed that much.
+	End(ctx context.Context, req EndRequest) error
+	// Logins lists the names of logins that begin with prefix and can log in.
+	Logins(ctx context.Context, prefix string) ([]string, error)
+	// Identity tells which server this is and, if it has the named database,
+	// which one. An empty name is the driver's own database. It answers or
+	// fails within 2 s.
+	Identity(ctx context.Context, database string) (wire.ServerIdentity, error)
+	// Close ends the driver's sessions; calls in flight end with an error or on
+	// their own. The driver cannot be used afterwards.
+	Close()
+}
+
+// CreateRequest asks for a login.
+type CreateRequest struct {
+	Username   string
+	Password   wire.Secret
+	Expiration time.Time // when the server itself may refuse the login
+	// Statements are the role's creation statements with their placeholders.
+	Statements []string
+	// ConnectionLimit caps the login's sessions; 0 leaves it to the statements.
+	ConnectionLimit int
+}
+
+// RenewRequest moves a login's expiry.
+type RenewRequest struct {
+	Username   string
+	Expiration time.Time
+	Statements []string // empty: the driver's default
+}
+
+// EndRequest removes a login.
+type EndRequest struct {
+	Username   string
+	Statements []string // empty: the driver's default
+}
+
+// Error is what a driver reports: what was tried, what went wrong in our words,
+// and the server's own code. It never wraps an error of the database's client
+// library, because those hold connection strings and values.
+type Error struct {
+	Op   string // connect, create, renew, end, list, identify, verify, render
+	Code wire.Code
+	// Reason is one sentence without secrets.
+	Reason string
+	// State is the server's error code (SQLSTATE), empty for our own findings.
+	State string
+	// Ambiguous says that the call may have taken effect.
+	Ambiguous bool
+}
+
+// Error returns "<op>: <reason> (SQLSTATE <state>)".
+func (e *Error) Error() string {
+	text := e.Op + ": " + e.Reason
+	if e.State != "" {
+		text += " (SQLSTATE " + e.State + ")"
+	}
+	return text
+}
+
+// Unreachable reports whether err says that the server could not be asked at all.
+func Unreachable(err error) bool {
+	var e *Error
+	return errors.As(err, &e) && e.Code == wire.CodeUnavailable
+}
+
+// Ambiguous reports whether err leaves open if the call took effect. Errors of
+// unknown kind do.
+func Ambiguous(err error) bool {
+	if err == nil {
+		return false
+	}
+	var e *Error
+	return !errors.As(err, &e) || e.Ambiguous
+}

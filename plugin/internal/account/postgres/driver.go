@@ -1,0 +1,261 @@
+package postgres
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/dialect"
+	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/internal/account"
+	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
+)
+
+// Driver manages logins on one PostgreSQL server. Sessions are opened when they
+// are needed and closed soon after.
+type Driver struct {
+	config Config
+	pool   *pgxpool.Pool
+}
+
+var _ account.Driver = (*Driver)(nil)
+
+// New checks the configuration and makes a driver; it does not connect. A wrong
+// configuration is a [*FieldError].
+func New(config Config) (*Driver, error) {
+	parsed, err := config.poolConfig()
+	if err != nil {
+		return nil, err
+	}
+	// The context is not kept: with no minimum of sessions nothing is opened.
+	pool, err := pgxpool.NewWithConfig(context.Background(), parsed)
+	if err != nil {
+		return nil, &FieldError{Field: "connection_url", Reason: "cannot be used"}
+	}
+	return &Driver{config: config, pool: pool}, nil
+}
+
+// Type is PostgreSQL.
+func (d *Driver) Type() wire.EngineType { return wire.EnginePostgres }
+
+// Close ends the idle sessions and waits for those in use, which end within the
+// timeouts of a call.
+func (d *Driver) Close() { d.pool.Close() }
+
+// with runs f on a session. A pooled session that turns out dead before anything
+// was sent is replaced once.
+func (d *Driver) with(ctx context.Context, op string, timeout time.Duration, f func(context.Context, *pgx.Conn) error) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	for attempt := 0; ; attempt++ {
+		err := d.once(ctx, op, f)
+		if err == nil {
+			return nil
+		}
+		if attempt == 0 && pgconn.SafeToRetry(err) && ctx.Err() == nil {
+			continue
+		}
+		return translate(op, err)
+	}
+}
+
+func (d *Driver) once(ctx context.Context, op string, f func(context.Context, *pgx.Conn) error) error {
+	acquire, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	session, err := d.pool.Acquire(acquire)
+	if err != nil {
+		failed := translate(op, err)
+		var e *account.Error
+		if errors.As(failed, &e) {
+			e.Ambiguous = false // nothing was sent yet
+		}
+		return failed
+	}
+	defer session.Release()
+	return f(ctx, session.Conn())
+}
+
+// Verify logs in and asks nothing.
+func (d *Driver) Verify(ctx context.Context) error {
+	return d.with(ctx, "verify", connectTimeout, func(ctx context.Context, conn *pgx.Conn) error {
+		return conn.Ping(ctx)
+	})
+}
+
+// script is SQL sent in one simple query message, hence one round trip and one
+// transaction, without the statements being taken apart here.
+type script struct{ b strings.Builder }
+
+func (s *script) add(statement string) {
+	// The line break ends a comment at the end of the statement.
+	s.b.WriteString(statement)
+	s.b.WriteString("\n;\n")
+}
+
+// limit makes the server give up by itself, so that a call that timed out here
+// does not take effect much later.
+func (s *script) limit() {
+	s.add(fmt.Sprintf("SET LOCAL statement_timeout = %d", statementTimeout.Milliseconds()))
+}
+
+// exec runs a script. Errors that PostgreSQL gives to one of two that touch the
+// same catalog row at once are retried: the script is one transaction, so
+// nothing of it has happened.
+func exec(ctx context.Context, conn *pgx.Conn, text string) error {
+	const attempts = 8
+	for attempt := 1; ; attempt++ {
+		err := conn.PgConn().Exec(ctx, text).Close()
+		if err == nil || attempt == attempts || !retryable(err) {
+			return err
+		}
+		pause := time.Duration(5<<attempt)*time.Millisecond/2 + rand.N(time.Duration(5<<attempt)*time.Millisecond)
+		timer := time.NewTimer(pause)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return err
+		case <-timer.C:
+		}
+	}
+}
+
+func retryable(err error) bool {
+	var pg *pgconn.PgError
+	if !errors.As(err, &pg) {
+		return false
+	}
+	switch pg.Code {
+	case stateSerialization, stateDeadlock:
+		return true
+	case stateInternal:
+		return strings.Contains(pg.Message, "concurrently updated") || strings.Contains(pg.Message, "concurrently deleted")
+	}
+	return false
+}
+
+// renderError is a statement that cannot take its values.
+func renderError(op string, err error) error {
+	return &account.Error{Op: op, Code: wire.CodeInvalid, Reason: err.Error()}
+}
+
+// timestamp is how {{expiration}} is written; sessions are set to UTC.
+func timestamp(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05-0700") }
+
+// Create renders and runs the creation statements in one transaction and one
+// round trip.
+func (d *Driver) Create(ctx context.Context, req account.CreateRequest) error {
+	const op = "create"
+	if len(req.Username) == 0 || len(req.Username) > dialect.PostgresNameBytes {
+		return &account.Error{Op: op, Code: wire.CodeInvalid, Reason: fmt.Sprintf("the user name is not 1 to %d bytes long, and PostgreSQL would cut it", dialect.PostgresNameBytes)}
+	}
+	password := req.Password.Reveal()
+	if d.config.PasswordAuthentication != Plain {
+		// Before a session is taken: it costs a millisecond of processor time.
+		verifier, err := scramVerifier(password)
+		if err != nil {
+			return &account.Error{Op: op, Code: wire.CodeInternal, Reason: "the password's verifier could not be computed"}
+		}
+		password = verifier
+	}
+	values := map[string]dialect.Value{
+		"name":       {Text: req.Username, Kind: dialect.IdentifierValue},
+		"username":   {Text: req.Username, Kind: dialect.IdentifierValue},
+		"password":   {Text: password},
+		"expiration": {Text: timestamp(req.Expiration)},
+	}
+	text, err := renderScript(req.Statements, values)
+	if err != nil {
+		return renderError(op, err)
+	}
+	if req.ConnectionLimit > 0 {
+		ident, err := dialect.PostgresIdent(req.Username)
+		if err != nil {
+			return renderError(op, err)
+		}
+		text.add(fmt.Sprintf("ALTER ROLE %s CONNECTION LIMIT %d", ident, req.ConnectionLimit))
+	}
+	// Statements may have set a role; the session is used again.
+	text.add("RESET ROLE")
+	return d.with(ctx, op, statementTimeout, func(ctx context.Context, conn *pgx.Conn) error {
+		return exec(ctx, conn, text.b.String())
+	})
+}
+
+// renderScript renders statements into one script.
+func renderScript(statements []string, values map[string]dialect.Value) (*script, error) {
+	text := &script{}
+	text.limit()
+	for _, statement := range statements {
+		rendered, err := dialect.RenderPostgres(statement, values)
+		if err != nil {
+			return nil, err
+		}
+		text.add(rendered)
+	}
+	return text, nil
+}
+
+// Renew runs the renew statements, by default ALTER ROLE … VALID UNTIL.
+func (d *Driver) Renew(ctx context.Context, req account.RenewRequest) error {
+	const op = "renew"
+	statements := req.Statements
+	if len(statements) == 0 {
+		statements = []string{`ALTER ROLE "{{name}}" VALID UNTIL '{{expiration}}'`}
+	}
+	text, err := renderScript(statements, map[string]dialect.Value{
+		"name":       {Text: req.Username, Kind: dialect.IdentifierValue},
+		"username":   {Text: req.Username, Kind: dialect.IdentifierValue},
+		"expiration": {Text: timestamp(req.Expiration)},
+	})
+	if err != nil {
+		return renderError(op, err)
+	}
+	text.add("RESET ROLE")
+	return d.with(ctx, op, statementTimeout, func(ctx context.Context, conn *pgx.Conn) error {
+		return exec(ctx, conn, text.b.String())
+	})
+}
+
+// Logins lists the roles that can log in and whose names begin with prefix.
+func (d *Driver) Logins(ctx context.Context, prefix string) ([]string, error) {
+	var names []string
+	err := d.with(ctx, "list", statementTimeout, func(ctx context.Context, conn *pgx.Conn) error {
+		rows, err := conn.Query(ctx, `SELECT rolname FROM pg_catalog.pg_roles WHERE rolcanlogin AND pg_catalog.starts_with(rolname, $1) ORDER BY rolname`, prefix)
+		if err != nil {
+			return err
+		}
+		names, err = pgx.CollectRows(rows, pgx.RowTo[string])
+		return err
+	})
+	return names, err
+}
+
+// Identity asks for the system identifier and the database's oid.
+func (d *Driver) Identity(ctx context.Context, database string) (wire.ServerIdentity, error) {
+	identity := wire.ServerIdentity{Engine: wire.EnginePostgres, Database: database}
+	err := d.with(ctx, "identify", identityTimeout, func(ctx context.Context, conn *pgx.Conn) error {
+		row := conn.QueryRow(ctx, `
+SELECT s.system_identifier::text, w.name,
+       coalesce((SELECT d.oid::text FROM pg_catalog.pg_database d WHERE d.datname = w.name), ''),
+       pg_catalog.current_setting('server_version')
+  FROM pg_catalog.pg_control_system() s,
+       (SELECT coalesce(nullif($1::text, ''), pg_catalog.current_database()::text) AS name) w`, database)
+		if err := row.Scan(&identity.Server, &identity.Database, &identity.DatabaseID, &identity.Version); err != nil {
+			return err
+		}
+		_, identity.TLS = conn.PgConn().Conn().(*tls.Conn)
+		return nil
+	})
+	if err != nil {
+		return wire.ServerIdentity{}, err
+	}
+	identity.Version, _, _ = strings.Cut(identity.Version, " ")
+	return identity, nil
+}

@@ -1,0 +1,47 @@
+package postgres
+
+import (
+	"crypto/hmac"
+	"crypto/pbkdf2"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"fmt"
+
+	"golang.org/x/text/secure/precis"
+)
+
+const (
+	scramIterations = 4096 // PostgreSQL's own default
+	scramSaltBytes  = 16
+)
+
+// scramVerifier computes what PostgreSQL stores for a password, in its own text
+// form, so that the password itself is never sent.
+func scramVerifier(password string) (string, error) {
+	salt := make([]byte, scramSaltBytes)
+	if _, err := rand.Read(salt); err != nil {
+		return "", fmt.Errorf("make salt: %w", err)
+	}
+	return scramVerifierWith(password, salt, scramIterations)
+}
+
+func scramVerifierWith(password string, salt []byte, iterations int) (string, error) {
+	// As the clients do: a password that cannot be normalised is used as it is.
+	if normalised, err := precis.OpaqueString.String(password); err == nil {
+		password = normalised
+	}
+	salted, err := pbkdf2.Key(sha256.New, password, salt, iterations, sha256.Size)
+	if err != nil {
+		return "", fmt.Errorf("derive key: %w", err)
+	}
+	mac := func(key []byte, text string) []byte {
+		h := hmac.New(sha256.New, key)
+		h.Write([]byte(text))
+		return h.Sum(nil)
+	}
+	stored := sha256.Sum256(mac(salted, "Client Key"))
+	encode := base64.StdEncoding.EncodeToString
+	return fmt.Sprintf("SCRAM-SHA-256$%d:%s$%s:%s",
+		iterations, encode(salt), encode(stored[:]), encode(mac(salted, "Server Key"))), nil
+}
