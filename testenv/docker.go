@@ -4,12 +4,16 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -358,21 +362,25 @@ func archiveOf(prefix string, files map[string][]byte) (io.Reader, error) {
 	return &buf, nil
 }
 
-// freePort returns a TCP port nobody listens on at host. Another process may take
-// it before the caller does; callers try again then.
+// freePort returns a TCP port nobody listens on at host. It lies below those the
+// kernel gives to outgoing connections, so that a server which is stopped for a
+// while finds its port free again. Another process may take it before the caller
+// does; callers try again then.
 func freePort(host string) (int, error) {
-	l, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
-	if err != nil {
-		return 0, fmt.Errorf("find a free port: %w", err)
+	const first, beyond, attempts = 15000, 32000, 100
+	for attempt := 1; ; attempt++ {
+		port := first + rand.IntN(beyond-first)
+		l, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(port)))
+		if err == nil {
+			err = l.Close()
+		}
+		if err == nil {
+			return port, nil
+		}
+		if attempt == attempts || !errors.Is(err, syscall.EADDRINUSE) {
+			return 0, fmt.Errorf("find a free port: %w", err)
+		}
 	}
-	addr, ok := l.Addr().(*net.TCPAddr)
-	if err := l.Close(); err != nil {
-		return 0, fmt.Errorf("find a free port: %w", err)
-	}
-	if !ok {
-		return 0, fmt.Errorf("find a free port: unexpected address %v", l.Addr())
-	}
-	return addr.Port, nil
 }
 
 func lastLines(s string, n int) string {

@@ -26,6 +26,9 @@ type VaultOptions struct {
 	Raft bool
 	// Nodes, if above 1, makes a Raft cluster of so many servers.
 	Nodes int
+	// TLS has the servers listen with a certificate for 127.0.0.1 and localhost,
+	// signed by an authority of its own (CAFile).
+	TLS bool
 	// SkipPlugin neither registers nor mounts the plugin; its binary still lies
 	// in the plugin directory, unless there is none to be built.
 	SkipPlugin bool
@@ -54,6 +57,8 @@ type VaultServer struct {
 	Address string
 	// RootToken and UnsealKey are this Vault's.
 	RootToken, UnsealKey string
+	// CAFile holds the authority of the servers' certificate, PEM; "" without TLS.
+	CAFile string
 	// Mount is the path of our mount, without slash.
 	Mount string
 	// PluginDir holds the plugin binaries, for all nodes.
@@ -100,6 +105,12 @@ func Vault(t TB, opts VaultOptions) *VaultServer {
 	t.Cleanup(v.remove)
 	if err := os.Mkdir(v.PluginDir, 0o700); err != nil {
 		t.Fatalf("start vault: %v", err)
+	}
+
+	if opts.TLS {
+		if err := v.makeCertificate(); err != nil {
+			t.Fatalf("start vault: %v", err)
+		}
 	}
 
 	nodes := max(opts.Nodes, 1)
@@ -152,6 +163,20 @@ func Vault(t TB, opts VaultOptions) *VaultServer {
 	return v
 }
 
+// makeCertificate writes what the servers' listeners and their clients need.
+func (v *VaultServer) makeCertificate() error {
+	certificate, err := NewCertificate("127.0.0.1", "localhost")
+	if err != nil {
+		return err
+	}
+	v.CAFile = filepath.Join(v.dir, "ca.pem")
+	return errors.Join(
+		os.WriteFile(v.CAFile, certificate.CA, 0o600),
+		os.WriteFile(filepath.Join(v.dir, "server.crt"), certificate.Cert, 0o600),
+		os.WriteFile(filepath.Join(v.dir, "server.key"), certificate.Key, 0o600),
+	)
+}
+
 // startNode starts one server and waits until it answers. Ports someone took
 // between being picked and being bound are replaced by others.
 func (v *VaultServer) startNode(name, binary string, opts VaultOptions) (*VaultNode, error) {
@@ -184,14 +209,18 @@ func (v *VaultServer) tryNode(name, binary string, opts VaultOptions) (*VaultNod
 	if err != nil {
 		return nil, err
 	}
+	scheme := "http"
+	if opts.TLS {
+		scheme = "https"
+	}
 	node := &VaultNode{
-		Name: name, Address: "http://127.0.0.1:" + strconv.Itoa(port), vault: v, binary: binary,
+		Name: name, Address: scheme + "://127.0.0.1:" + strconv.Itoa(port), vault: v, binary: binary,
 		config: filepath.Join(home, "vault.hcl"), log: filepath.Join(home, "vault.log"),
 	}
 	if err := os.WriteFile(node.config, []byte(v.configuration(node, port, clusterPort, home, opts)), 0o600); err != nil {
 		return nil, err
 	}
-	if node.Client, err = newClient(node.Address, v.RootToken); err != nil {
+	if node.Client, err = newClient(node.Address, v.CAFile, v.RootToken); err != nil {
 		return nil, err
 	}
 	if err := node.start(); err != nil {
@@ -211,11 +240,16 @@ func (v *VaultServer) configuration(node *VaultNode, port, clusterPort int, home
 	if level == "" {
 		level = "info"
 	}
+	tls := "tls_disable = true"
+	if opts.TLS {
+		tls = fmt.Sprintf("tls_cert_file = %q\n  tls_key_file = %q",
+			filepath.Join(v.dir, "server.crt"), filepath.Join(v.dir, "server.key"))
+	}
 	return fmt.Sprintf(`%s
 listener "tcp" {
   address         = "127.0.0.1:%d"
   cluster_address = "127.0.0.1:%d"
-  tls_disable     = true
+  %s
 }
 api_addr         = %q
 cluster_addr     = "https://127.0.0.1:%d"
@@ -224,12 +258,12 @@ log_level        = %q
 disable_mlock    = true
 ui               = false
 %s
-`, storage, port, clusterPort, node.Address, clusterPort, v.PluginDir, level, opts.Config)
+`, storage, port, clusterPort, tls, node.Address, clusterPort, v.PluginDir, level, opts.Config)
 }
 
-// newClient is a client that takes nothing from the environment but proxies and
-// does not hide server errors behind retries.
-func newClient(address, token string) (*api.Client, error) {
+// newClient is a client that is told everything, whatever VAULT_… the environment
+// holds, and does not hide server errors behind retries.
+func newClient(address, caFile, token string) (*api.Client, error) {
 	config := api.DefaultConfig()
 	if config.Error != nil {
 		return nil, fmt.Errorf("configure Vault client: %w", config.Error)
@@ -237,6 +271,9 @@ func newClient(address, token string) (*api.Client, error) {
 	config.Address, config.AgentAddress = address, ""
 	config.MaxRetries = 0
 	config.Timeout = time.Minute
+	if err := config.ConfigureTLS(&api.TLSConfig{CACert: caFile}); err != nil {
+		return nil, fmt.Errorf("configure Vault client: %w", err)
+	}
 	client, err := api.NewClient(config)
 	if err != nil {
 		return nil, fmt.Errorf("make Vault client: %w", err)
@@ -252,7 +289,7 @@ func newClient(address, token string) (*api.Client, error) {
 // NewClient returns a client of the first node with another token, "" for none.
 func (v *VaultServer) NewClient(token string) *api.Client {
 	v.t.Helper()
-	client, err := newClient(v.Address, token)
+	client, err := newClient(v.Address, v.CAFile, token)
 	if err != nil {
 		v.t.Fatalf("%v", err)
 	}
@@ -288,11 +325,25 @@ func (v *VaultServer) hurryAutopilot() error {
 func (v *VaultServer) join(node *VaultNode) error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	_, err := node.Client.Sys().RaftJoinWithContext(ctx, &api.RaftJoinRequest{LeaderAPIAddr: v.Address})
+	_, err := node.Client.Sys().RaftJoinWithContext(ctx, &api.RaftJoinRequest{
+		LeaderAPIAddr: v.Address, LeaderCACert: v.caPEM(),
+	})
 	if err != nil {
 		return fmt.Errorf("join cluster: %w", err)
 	}
 	return node.unseal(ctx)
+}
+
+// caPEM is the content of CAFile.
+func (v *VaultServer) caPEM() string {
+	if v.CAFile == "" {
+		return ""
+	}
+	content, err := os.ReadFile(v.CAFile)
+	if err != nil {
+		v.t.Fatalf("read authority: %v", err)
+	}
+	return string(content)
 }
 
 // awaitVoters waits until the cluster counts on all its nodes: before, the loss

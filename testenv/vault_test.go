@@ -1,7 +1,6 @@
 package testenv_test
 
 import (
-	"os"
 	"strings"
 	"syscall"
 	"testing"
@@ -58,13 +57,13 @@ func TestVault_KillAndRestart(t *testing.T) {
 		audited = audited || strings.Contains(string(entry), `"sys/policies/acl/remembered"`)
 	}
 	require.True(t, audited)
-	require.Empty(t, os.Getenv("VAULT_TOKEN"), "this test must not lean on the caller's own Vault")
 }
 
-// A cluster keeps serving through a step-down and through the loss of a node.
+// A cluster, here with TLS, keeps serving through a step-down and through the loss
+// of a node.
 func TestVault_Cluster(t *testing.T) {
 	t.Parallel()
-	v := testenv.Vault(t, testenv.VaultOptions{Nodes: 3, SkipPlugin: true})
+	v := testenv.Vault(t, testenv.VaultOptions{Nodes: 3, TLS: true, SkipPlugin: true})
 	require.NoError(t, v.Client.Sys().PutPolicy("remembered", `path "x" { capabilities = ["read"] }`))
 
 	before := v.Active()
@@ -83,4 +82,17 @@ func TestVault_Cluster(t *testing.T) {
 	policy, err := after.Client.Sys().GetPolicy("remembered")
 	require.NoError(t, err)
 	require.NotEmpty(t, policy)
+}
+
+// The caller's own Vault is left alone: none of its settings reach ours.
+func TestVault_IgnoresEnvironment(t *testing.T) {
+	t.Setenv("VAULT_ADDR", "https://vault.example.test")
+	t.Setenv("VAULT_TOKEN", "theirs")
+	t.Setenv("VAULT_NAMESPACE", "theirs")
+	v := testenv.Vault(t, testenv.VaultOptions{SkipPlugin: true})
+	self, err := v.Client.Auth().Token().LookupSelf()
+	require.NoError(t, err)
+	require.Equal(t, "root", self.Data["display_name"])
+	_, err = v.NewClient("").Auth().Token().LookupSelf()
+	require.Error(t, err)
 }
