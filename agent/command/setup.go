@@ -29,6 +29,8 @@ type setupCommand struct {
 	pluginPath   string
 	labels       string
 	boundCIDRs   string
+	toolsImage   string
+	agentCACert  string
 	out          string
 	newSecretID  bool
 	dryRun       bool
@@ -51,6 +53,8 @@ func (s *setupCommand) flags() *flag.FlagSet {
 	set.StringVar(&s.labels, "agent-labels", "", "`Labels` of the agent, as key=value,…")
 	set.DurationVar(&s.setup.Agent.TokenPeriod, "agent-token-period", time.Hour, "`Duration` within which the agent must renew its token.")
 	set.StringVar(&s.boundCIDRs, "agent-cidrs", "", "`Networks`, separated by commas, the agent may come from.")
+	set.StringVar(&s.toolsImage, "tools-image", "postgres:17", "`Image` with PostgreSQL's client tools, not older than the servers, for agent.hcl.")
+	set.StringVar(&s.agentCACert, "agent-ca-cert", "", "`File` on the agent's host with Vault's certificate authority, for agent.hcl.")
 	set.DurationVar(&s.setup.Agent.WrapTTL, "wrap-ttl", time.Hour, "`Duration` in which the agent must pick up its secret-id.")
 	set.StringVar(&s.out, "out", ".", "`Directory` for role-id and wrapped secret-id of the agent.")
 	set.BoolVar(&s.newSecretID, "new-secret-id", false, "Make a new wrapped secret-id for an agent that had one, e.g. after it lost its token.")
@@ -183,7 +187,7 @@ func (s *setupCommand) apply(ctx context.Context, client *vault.Client) error {
 				return err
 			}
 		}
-		if hcl, err = agentHCL(client, s.setup, files); err != nil {
+		if hcl, err = agentHCL(client, s, files); err != nil {
 			return err
 		}
 	}
