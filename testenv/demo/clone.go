@@ -13,12 +13,16 @@ import (
 // startAgent starts a real agent with the configuration dbops setup printed.
 func (d *demo) startAgent(s *stage) {
 	d.step("An agent on the database host")
-	state, run := filepath.Join(d.dir, "state"), filepath.Join(d.dir, "run")
-	for _, dir := range []string{state, run} {
-		if err := os.Mkdir(dir, 0o700); err != nil {
-			d.t.Fatalf("demo: %v", err)
-		}
+	short, err := os.MkdirTemp("", dirPrefix)
+	if err != nil {
+		d.t.Fatalf("demo: %v", err)
 	}
+	d.t.Cleanup(func() {
+		if err := os.RemoveAll(short); err != nil {
+			d.t.Logf("demo: %v", err)
+		}
+	})
+	state, run := filepath.Join(d.dir, "state"), filepath.Join(short, "run")
 	// The demo's directory is not in memory, where a token may be kept.
 	text := strings.Replace(s.agentHCL, "keep_token                  = true", "keep_token                  = false", 1)
 	text = "state_dir = \"" + state + "\"\nrun_dir = \"" + run + "\"\n" + text

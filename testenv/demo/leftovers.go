@@ -2,6 +2,9 @@ package main
 
 import (
 	"context"
+	"os"
+	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/docker/docker/api/types/container"
@@ -12,6 +15,23 @@ import (
 
 // agentName is the demo's agent; its sandboxes are found by it.
 const agentName = "dbops-demo"
+
+// dirPrefix starts the name of the directory for the agent's sockets. It is short
+// because the path of a unix socket may have 107 bytes only.
+const dirPrefix = "dbops-demo-"
+
+// alone makes sure that no other demo runs on this machine: its sandboxes have
+// the same agent's name.
+func alone(t testenv.TB) {
+	lock, err := os.OpenFile(filepath.Join(os.TempDir(), "dbops-demo.lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		t.Fatalf("demo: %v", err)
+	}
+	t.Cleanup(func() { _ = lock.Close() }) // and with it the lock
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		t.Fatalf("demo: another demo runs on this machine")
+	}
+}
 
 // removeLeftovers removes what a demo that was killed could not: testenv sweeps
 // its own servers, directories and programs when it is first used; the sandboxes
@@ -36,4 +56,13 @@ func removeLeftovers(t testenv.TB) {
 	}
 	removeSandboxes()
 	t.Cleanup(removeSandboxes)
+	dirs, err := filepath.Glob(filepath.Join(os.TempDir(), dirPrefix+"*"))
+	if err != nil {
+		t.Fatalf("demo: %v", err)
+	}
+	for _, dir := range dirs {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Logf("remove %s: %v", dir, err)
+		}
+	}
 }

@@ -23,6 +23,7 @@ func main() {
 	down := flag.Bool("down", false, "only remove what an interrupted demo left")
 	flag.Parse()
 	os.Exit(testenv.Run(os.Stderr, func(t testenv.TB) {
+		alone(t)
 		removeLeftovers(t)
 		if *down {
 			fmt.Println("Nothing of an earlier demo is left.")

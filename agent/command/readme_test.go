@@ -1,0 +1,96 @@
+package command
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/dbops-io/vault-plugin-secrets-dbops/agent/internal/config"
+	"github.com/dbops-io/vault-plugin-secrets-dbops/agent/internal/vault"
+	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
+)
+
+func readme(t *testing.T) string {
+	t.Helper()
+	content, err := os.ReadFile(filepath.Join("..", "..", "README.md"))
+	require.NoError(t, err)
+	return string(content)
+}
+
+func between(t *testing.T, text, from, to string) string {
+	t.Helper()
+	_, rest, found := strings.Cut(text, from)
+	require.True(t, found, from)
+	part, _, found := strings.Cut(rest, to)
+	require.True(t, found, to)
+	return part
+}
+
+// The table of codes says what the programs do: every code, each once, with its
+// HTTP status, exit code and retry rule.
+func TestReadme_Codes(t *testing.T) {
+	t.Parallel()
+	table := between(t, readme(t), "<!-- codes: checked by a test -->", "<!-- /codes -->")
+	got := map[string]string{}
+	for _, row := range regexp.MustCompile("(?m)^\\| `(\\w+)` \\| (\\d+) \\| (\\d+) \\| (yes|no) \\| .+ \\|$").FindAllStringSubmatch(table, -1) {
+		require.NotContains(t, got, row[1])
+		got[row[1]] = strings.Join(row[2:], " ")
+	}
+	want := map[string]string{}
+	for _, code := range wire.Codes() {
+		again := "no"
+		if code.Info().Retry {
+			again = "yes"
+		}
+		want[string(code)] = fmt.Sprintf("%d %d %s", code.Info().HTTP, code.Info().Exit, again)
+	}
+	require.Equal(t, want, got)
+}
+
+// The tuning command is the one that shows what must be shown.
+func TestReadme_TuneCommand(t *testing.T) {
+	t.Parallel()
+	require.Contains(t, readme(t), "    "+vault.TuneCommand(wire.DefaultMount)+"\n")
+}
+
+// The configuration shown is one the agent takes.
+func TestReadme_AgentHCL(t *testing.T) {
+	t.Parallel()
+	_, err := config.Parse("README.md", []byte(between(t, readme(t), "```hcl\n", "```")))
+	require.NoError(t, err)
+}
+
+// The duties listed are those there are.
+func TestReadme_Duties(t *testing.T) {
+	t.Parallel()
+	for _, duty := range vault.Duties() {
+		require.Contains(t, readme(t), "| `"+duty.PolicyName(wire.DefaultMount)+"` |")
+	}
+}
+
+// Every dbops command in the README has commands, options and arguments that
+// exist: it gets as far as looking for a token.
+func TestReadme_Commands(t *testing.T) {
+	t.Setenv("VAULT_TOKEN", "")
+	plugin := filepath.Join(t.TempDir(), "plugin")
+	require.NoError(t, os.WriteFile(plugin, []byte("x"), 0o600))
+	commands := regexp.MustCompile("(?m)(?:^    |`)dbops ((?:clone|operations?|plan|setup)(?: [^\n`]*)?)[\n`]").FindAllStringSubmatch(readme(t), -1)
+	require.Greater(t, len(commands), 5)
+	for _, command := range commands {
+		line := strings.NewReplacer(`"refresh for ticket 4711"`, "refresh", "<id>", "clone-1", "<version>", "v0.1.0", "<file>", plugin,
+			"/etc/vault/plugins/vault-plugin-secrets-dbops", plugin).Replace(command[1])
+		if line == "setup" {
+			continue // the name of the command in a sentence
+		}
+		var out bytes.Buffer
+		code := runCLI(strings.Fields(line), &console{stdout: &out, stderr: &out, version: "test"})
+		require.Contains(t, out.String(), "no token", line)
+		require.Equal(t, 1, code, line)
+	}
+}
