@@ -56,12 +56,35 @@ type backend struct {
 	// refusal is set when the storage cannot be used by this version; every
 	// request is then answered with it.
 	refusal atomic.Pointer[wire.Error]
+
+	connections *cache[connection] // by name
+	retired     *cache[connection] // by connection id
+	roles       *cache[role]       // by name
+	configLocks *nameLocks
+	roleLocks   *nameLocks
+	accounts    accountState
+
+	// work runs beside requests, from initialize to clean.
+	work *work
+	// wake starts a round of the sweeper; it holds at most one wish.
+	wake chan struct{}
 }
 
 var _ logical.Backend = (*backend)(nil)
 
 func newBackend(version string, now func() time.Time) *backend {
-	b := &backend{version: version, now: now}
+	b := &backend{
+		version:     version,
+		now:         now,
+		configLocks: newNameLocks(),
+		roleLocks:   newNameLocks(),
+		accounts:    accountState{index: newAccountIndex()},
+		work:        newWork(),
+		wake:        make(chan struct{}, 1),
+	}
+	b.connections = newCache(loadConnection, b.dropConnection)
+	b.retired = newCache(loadRetired, b.dropConnection)
+	b.roles = newCache(loadRole, func(*role) {})
 	b.Backend = &framework.Backend{
 		Help:           strings.TrimSpace(backendHelp),
 		BackendType:    logical.TypeLogical,
@@ -70,6 +93,7 @@ func newBackend(version string, now func() time.Time) *backend {
 			SealWrapStorage: []string{prefixConfig, prefixRetired, prefixAccount},
 		},
 		Paths:          b.paths(),
+		Secrets:        []*framework.Secret{b.secretCreds()},
 		InitializeFunc: b.initialize,
 		PeriodicFunc:   b.periodic,
 		Invalidate:     b.invalidate,
@@ -82,6 +106,10 @@ func newBackend(version string, now func() time.Time) *backend {
 func (b *backend) paths() []*framework.Path {
 	var paths []*framework.Path
 	paths = append(paths, b.infoPaths()...)
+	paths = append(paths, b.configPaths()...)
+	paths = append(paths, b.rolePaths()...)
+	paths = append(paths, b.credsPaths()...)
+	paths = append(paths, b.revocationPaths()...)
 	return paths
 }
 
@@ -94,20 +122,67 @@ func (b *backend) HandleRequest(ctx context.Context, req *logical.Request) (*log
 	return b.answer(req, resp, err)
 }
 
-// initialize runs once after the mount is loaded, on the node that serves it.
+// HandleExistenceCheck decides between create and update; its errors leave like
+// those of requests.
+func (b *backend) HandleExistenceCheck(ctx context.Context, req *logical.Request) (bool, bool, error) {
+	if b.refusal.Load() != nil {
+		return false, false, nil // HandleRequest refuses
+	}
+	found, exists, err := b.Backend.HandleExistenceCheck(ctx, req)
+	_, err = b.answer(req, nil, err)
+	return found, exists, err
+}
+
+// initialize runs once after the mount is loaded, on the node that serves it. It
+// starts what works in the background and waits for none of it: a database that
+// does not answer must not delay Vault's start.
 func (b *backend) initialize(ctx context.Context, req *logical.InitializationRequest) error {
-	return b.checkSchema(ctx, req.Storage)
+	if err := b.checkSchema(ctx, req.Storage); err != nil {
+		return err
+	}
+	if !b.WriteSafeReplicationState() {
+		return nil
+	}
+	if _, err := b.mountID(ctx, req.Storage); err != nil {
+		return err
+	}
+	sweeper := &sweeper{b: b, storage: req.Storage, pauses: make(map[string]time.Time), busy: make(map[string]bool)}
+	b.work.run(sweeper.sweep)
+	return nil
 }
 
 // periodic is called about every minute. Vault waits for it, so it only wakes
 // what works in the background.
-func (b *backend) periodic(context.Context, *logical.Request) error { return nil }
+func (b *backend) periodic(context.Context, *logical.Request) error {
+	select {
+	case b.wake <- struct{}{}:
+	default:
+	}
+	return nil
+}
 
 // invalidate forgets what another node has changed.
-func (b *backend) invalidate(context.Context, string) {}
+func (b *backend) invalidate(_ context.Context, key string) {
+	if name, ok := strings.CutPrefix(key, prefixConfig); ok {
+		b.connections.put(name, nil)
+	}
+	if id, ok := strings.CutPrefix(key, prefixRetired); ok {
+		b.retired.put(id, nil)
+	}
+	if name, ok := strings.CutPrefix(key, prefixRole); ok {
+		b.roles.put(name, nil)
+	}
+}
+
+// cleanLimit is how long clean waits for calls to databases to end.
+const cleanLimit = 2 * time.Second
 
 // clean ends everything this instance started.
-func (b *backend) clean(context.Context) {}
+func (b *backend) clean(context.Context) {
+	b.connections.clear()
+	b.retired.clear()
+	b.work.stop(cleanLimit)
+}
 
 // schema is the entry under [keySchema].
 type schema struct {

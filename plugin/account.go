@@ -1,0 +1,427 @@
+package plugin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/logical"
+	"github.com/ryanuber/go-glob"
+	"golang.org/x/sync/singleflight"
+
+	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/internal/account"
+	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/internal/account/postgres"
+	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
+)
+
+// Times around an account's life.
+const (
+	// expirySlack is how much longer than the lease the server itself lets the
+	// login in, as in Vault's own engine: both clocks need not agree.
+	expirySlack = 5 * time.Second
+	// endGrace is how long after its time an account is left to its lease's own
+	// revocation before the sweep ends it.
+	endGrace = 20 * time.Second
+	// ambiguousWait is longer than a server works on a creation whose answer was
+	// lost, so that ending it does not come first.
+	ambiguousWait = 15 * time.Second
+	ttlKept       = 10 * time.Second
+)
+
+// accountState is what the backend holds for accounts.
+type accountState struct {
+	mountMu sync.Mutex
+	mountID atomic.Pointer[string]
+
+	index *accountIndex
+	// ends makes a lease's revocation, the sweep and an operation that end one
+	// account at the same time wait for one attempt.
+	ends singleflight.Group
+
+	ttlMu    sync.Mutex
+	ttl      mountTTL
+	ttlUntil time.Time
+}
+
+// mountTTL are the mount's limits.
+type mountTTL struct{ preset, longest time.Duration }
+
+// accountRequest asks for a login.
+type accountRequest struct {
+	Connection string
+	Role       string
+	Purpose    wire.Purpose
+	Side       wire.Side
+	// OperationID is empty for creds/.
+	OperationID string
+	// TTL is cut to what the role and the mount allow; 0 takes their default.
+	TTL         time.Duration
+	DisplayName string
+	EntityID    string
+	// ConnectionLimit caps the login's sessions; 0 leaves it to the role.
+	ConnectionLimit int
+}
+
+// issuedAccount is a login that was made.
+type issuedAccount struct {
+	RecordID string
+	Username string
+	Password wire.Secret
+	TTL      time.Duration
+	// MaxTTL is the longest the role and the mount let it be renewed to.
+	MaxTTL   time.Duration
+	Warnings []string
+}
+
+// issueAccount makes a login. Its record is stored before; after an error either
+// nothing is left, or the record is and the sweep ends what it stands for.
+func (b *backend) issueAccount(ctx context.Context, s logical.Storage, r accountRequest) (issuedAccount, error) {
+	c, err := b.usableConnection(ctx, s, r.Connection)
+	if err != nil {
+		return issuedAccount{}, err
+	}
+	role, err := b.usableRole(ctx, s, r.Role, c)
+	if err != nil {
+		return issuedAccount{}, err
+	}
+	driver, err := c.open()
+	if err != nil {
+		return issuedAccount{}, c.explain(err)
+	}
+	limits := b.mountLimits()
+	issued := issuedAccount{}
+	issued.TTL, issued.MaxTTL, issued.Warnings = accountTTL(r.TTL, role, limits)
+	if issued.Username, err = b.username(ctx, s, c, r.DisplayName, r.Role); err != nil {
+		return issuedAccount{}, err
+	}
+	policy := c.PasswordPolicy
+	if own := role.CredentialConfig[configPasswordPolicy]; own != "" {
+		policy = own
+	}
+	if issued.Password, err = b.newPassword(ctx, policy); err != nil {
+		return issuedAccount{}, err
+	}
+
+	now := b.now()
+	record := &accountRecord{
+		ID: newRecordID(r.OperationID), Connection: c.Name, ConnectionID: c.ID, Role: role.Name, Username: issued.Username,
+		Purpose: r.Purpose, Side: r.Side, OperationID: r.OperationID, EntityID: r.EntityID,
+		CreatedAt: now, ExpiresAt: now.Add(issued.TTL), Revocation: role.RevocationStatements,
+	}
+	if err := b.keepRecord(ctx, s, record); err != nil {
+		return issuedAccount{}, err
+	}
+	// A caller that goes away must not leave open whether the login was made.
+	err = driver.Create(context.WithoutCancel(ctx), account.CreateRequest{
+		Username: issued.Username, Password: issued.Password, Expiration: now.Add(issued.TTL + expirySlack),
+		Statements: role.CreationStatements, ConnectionLimit: r.ConnectionLimit,
+	})
+	if err == nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		return issuedAccount{}, errors.Join(c.explain(err), b.giveUp(context.WithoutCancel(ctx), s, record, err))
+	}
+	issued.RecordID = record.ID
+	return issued, nil
+}
+
+// usableRole returns the named role if it may be used with c.
+func (b *backend) usableRole(ctx context.Context, s logical.Storage, name string, c *connection) (*role, error) {
+	r, err := b.roles.get(ctx, s, name)
+	if err != nil {
+		return nil, err
+	}
+	if r == nil {
+		return nil, notFound("no role %q; write roles/%s first", name, name)
+	}
+	if r.DBName != c.Name {
+		return nil, &wire.Error{Code: wire.CodeConflict, Reason: fmt.Sprintf("role %q belongs to connection %q, not to %q", name, r.DBName, c.Name)}
+	}
+	if !c.allows(name) {
+		return nil, &wire.Error{
+			Code: wire.CodeDenied, Reason: fmt.Sprintf("role %q is not in allowed_roles of connection %q", name, c.Name),
+			Hint: "add the role, or a glob that matches it, to allowed_roles in config/" + c.Name,
+		}
+	}
+	if len(r.CreationStatements) == 0 {
+		return nil, invalidField("creation_statements", "role %q has none", name)
+	}
+	return r, nil
+}
+
+// allows reports whether allowed_roles names the role.
+func (c *connection) allows(roleName string) bool {
+	for _, pattern := range c.AllowedRoles {
+		if glob.Glob(pattern, roleName) {
+			return true
+		}
+	}
+	return false
+}
+
+// accountTTL cuts the wanted life to what role and mount allow.
+func accountTTL(wanted time.Duration, r *role, limits mountTTL) (ttl, longest time.Duration, warnings []string) {
+	longest = limits.longest
+	if r.MaxTTL > 0 {
+		longest = min(longest, r.MaxTTL)
+	}
+	ttl = limits.preset
+	if r.DefaultTTL > 0 {
+		ttl = r.DefaultTTL
+	}
+	if wanted > 0 {
+		ttl = wanted
+	}
+	if ttl > longest {
+		warnings = append(warnings, fmt.Sprintf("ttl of %s is cut to the maximum of %s", ttl, longest))
+		ttl = longest
+	}
+	return ttl, longest, warnings
+}
+
+// mountLimits returns the mount's TTLs, which cost a call to Vault each and hardly
+// ever change. Vault itself cuts every lease to the current ones.
+func (b *backend) mountLimits() mountTTL {
+	b.accounts.ttlMu.Lock()
+	defer b.accounts.ttlMu.Unlock()
+	now := b.now()
+	if now.After(b.accounts.ttlUntil) {
+		b.accounts.ttl = mountTTL{preset: b.System().DefaultLeaseTTL(), longest: b.System().MaxLeaseTTL()}
+		b.accounts.ttlUntil = now.Add(ttlKept)
+	}
+	return b.accounts.ttl
+}
+
+// keepRecord stores a record and notes when it is due.
+func (b *backend) keepRecord(ctx context.Context, s logical.Storage, record *accountRecord) error {
+	b.accounts.index.put(record, record.ExpiresAt.Add(endGrace), 0)
+	if err := putStored(ctx, s, prefixAccount+record.ID, record); err != nil {
+		// It may have been stored all the same; then the sweep finds it later.
+		return err
+	}
+	return nil
+}
+
+// giveUp clears up after a creation that failed with cause: the record of what
+// was surely not made goes, any other becomes due soon.
+func (b *backend) giveUp(ctx context.Context, s logical.Storage, record *accountRecord, cause error) error {
+	var e *account.Error
+	if errors.As(cause, &e) && !e.Ambiguous {
+		if err := deleteStored(ctx, s, prefixAccount+record.ID); err != nil {
+			return err
+		}
+		b.accounts.index.remove(record.ID)
+		return nil
+	}
+	due := b.now()
+	if e != nil {
+		due = due.Add(ambiguousWait)
+	}
+	record.ExpiresAt = due
+	b.accounts.index.put(record, due, 0)
+	return putStored(ctx, s, prefixAccount+record.ID, record)
+}
+
+// errEnded says that a login cannot be renewed because it has been or is being
+// ended.
+func errEnded() *wire.Error {
+	return &wire.Error{Code: wire.CodeLeaseLost, Reason: "the login has been ended"}
+}
+
+// renewAccount moves the account's end to ttl from now, at the server and in its
+// record. The record is moved first: should the server refuse, the lease's end
+// still ends the login.
+func (b *backend) renewAccount(ctx context.Context, s logical.Storage, recordID string, ttl time.Duration) error {
+	record, err := getRecord(ctx, s, recordID)
+	if err != nil {
+		return err
+	}
+	if record == nil || b.accounts.index.attempts(recordID) > 0 {
+		return errEnded()
+	}
+	c, err := b.connectionOf(ctx, s, record.Connection, record.ConnectionID)
+	if err != nil {
+		return err
+	}
+	if c == nil || !c.RetiredAt.IsZero() {
+		return &wire.Error{Code: wire.CodeLeaseLost, Reason: fmt.Sprintf("connection %q was deleted or leads elsewhere now", record.Connection)}
+	}
+	driver, err := c.open()
+	if err != nil {
+		return c.explain(err)
+	}
+	var statements []string
+	if role, err := b.roles.get(ctx, s, record.Role); err != nil {
+		return err
+	} else if role != nil {
+		statements = role.RenewStatements
+	}
+	record.ExpiresAt = b.now().Add(ttl)
+	if err := b.keepRecord(ctx, s, record); err != nil {
+		return err
+	}
+	err = driver.Renew(ctx, account.RenewRequest{
+		Username: record.Username, Expiration: record.ExpiresAt.Add(expirySlack), Statements: statements,
+	})
+	var e *account.Error
+	if errors.As(err, &e) && e.Code == wire.CodeNotFound {
+		return errEnded()
+	}
+	return c.explain(err)
+}
+
+// endAccount ends the login of a record and removes the record. A record or login
+// that is gone is success. A failure is stored and tried again for ever.
+func (b *backend) endAccount(ctx context.Context, s logical.Storage, recordID string) error {
+	// Once begun it is finished, whoever was waiting for it.
+	ctx = context.WithoutCancel(ctx)
+	_, err, _ := b.accounts.ends.Do(recordID, func() (any, error) { return nil, b.endRecord(ctx, s, recordID) })
+	return err
+}
+
+func (b *backend) endRecord(ctx context.Context, s logical.Storage, recordID string) error {
+	record, err := getRecord(ctx, s, recordID)
+	if err != nil {
+		return err
+	}
+	if record == nil {
+		b.accounts.index.remove(recordID)
+		return nil
+	}
+	if err := b.endLogin(ctx, s, record); err != nil {
+		return errors.Join(err, b.retryLater(ctx, s, record, err))
+	}
+	if err := deleteStored(ctx, s, prefixAccount+recordID); err != nil {
+		return err
+	}
+	if b.accounts.index.attempts(recordID) > 0 {
+		if err := deleteStored(ctx, s, prefixRevocation+revocationID(recordID)); err != nil {
+			return err
+		}
+	}
+	b.accounts.index.remove(recordID)
+	return nil
+}
+
+// endLogin asks the server to end the login.
+func (b *backend) endLogin(ctx context.Context, s logical.Storage, record *accountRecord) error {
+	c, err := b.connectionOf(ctx, s, record.Connection, record.ConnectionID)
+	if err != nil {
+		return err
+	}
+	if c == nil {
+		return notFound("connection %q, where the login was made, is not configured any more", record.Connection)
+	}
+	now := b.now()
+	if c.down(now) {
+		return c.explain(&account.Error{Op: "end", Code: wire.CodeUnavailable, Reason: "the server could not be reached a moment ago"})
+	}
+	driver, err := c.open()
+	if err != nil {
+		return c.explain(err)
+	}
+	statements := record.Revocation
+	if role, err := b.roles.get(ctx, s, record.Role); err != nil {
+		return err
+	} else if role != nil && role.DBName == record.Connection {
+		statements = role.RevocationStatements
+	}
+	err = driver.End(ctx, account.EndRequest{Username: record.Username, Statements: statements})
+	if account.Unreachable(err) {
+		c.setDown(b.now().Add(downKept))
+	}
+	return c.explain(err)
+}
+
+// Pauses between attempts to end an account.
+const (
+	firstRetry = 10 * time.Second
+	lastRetry  = 10 * time.Minute
+)
+
+// retryPause doubles with each attempt, plus or minus a fifth.
+func retryPause(attempts int) time.Duration {
+	pause := lastRetry
+	if attempts < 7 {
+		pause = min(firstRetry<<max(attempts-1, 0), lastRetry)
+	}
+	return pause*4/5 + rand.N(pause*2/5)
+}
+
+// retryLater stores that an account could not be ended and when to try again.
+func (b *backend) retryLater(ctx context.Context, s logical.Storage, record *accountRecord, cause error) error {
+	now := b.now()
+	key := prefixRevocation + revocationID(record.ID)
+	failed, err := getStored[revocation](ctx, s, key)
+	if err != nil {
+		return err
+	}
+	if failed == nil {
+		failed = &revocation{RecordID: record.ID, Connection: record.Connection, Username: record.Username, Since: now}
+	}
+	failed.Attempts++
+	failed.NextTry = now.Add(retryPause(failed.Attempts))
+	failed.Code, failed.Reason = wire.CodeInternal, "internal error; the plugin's log says more"
+	var e *wire.Error
+	if errors.As(cause, &e) {
+		failed.Code, failed.Reason = e.Code, e.Reason
+	}
+	b.accounts.index.put(record, failed.NextTry, failed.Attempts)
+	return putStored(ctx, s, key, failed)
+}
+
+// endOperationAccounts ends the accounts of an operation on one side, or on all
+// when side is empty. It tries each and reports all failures, which are stored
+// and tried again like any.
+func (b *backend) endOperationAccounts(ctx context.Context, s logical.Storage, operationID string, side wire.Side) error {
+	if operationID == "" || operationID == groupCreds {
+		return fmt.Errorf("end accounts: %q is no operation", operationID)
+	}
+	ids, err := listStored(ctx, s, prefixAccount+operationID+"/")
+	if err != nil {
+		return err
+	}
+	errs := make([]error, len(ids))
+	var group sync.WaitGroup
+	for i, id := range ids {
+		group.Go(func() {
+			recordID := operationID + "/" + id
+			record, err := getRecord(ctx, s, recordID)
+			if err != nil || record == nil || side != "" && record.Side != side {
+				errs[i] = err
+				return
+			}
+			errs[i] = b.endAccount(ctx, s, recordID)
+		})
+	}
+	group.Wait()
+	return errors.Join(errs...)
+}
+
+// explain turns a driver's error into one for the caller. Nil stays nil.
+func (c *connection) explain(err error) error {
+	var e *account.Error
+	var wrong *postgres.FieldError
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &wrong):
+		return invalidField(wrong.Field, "connection %q: %s", c.Name, wrong.Reason)
+	case !errors.As(err, &e):
+		return err
+	}
+	refusal := &wire.Error{Code: e.Code, Reason: fmt.Sprintf("connection %q: %s", c.Name, e)}
+	switch e.Code {
+	case wire.CodeNotFound:
+		// Something the statements name is missing, not what was asked for.
+		refusal.Code = wire.CodeEngine
+	case wire.CodeLoginRefused:
+		refusal.Hint = "the connection's own login is refused; write the right one to config/" + c.Name
+	}
+	return refusal
+}

@@ -1,0 +1,229 @@
+package plugin
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/logical"
+	"github.com/oklog/ulid/v2"
+
+	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
+)
+
+// groupCreds holds the records of accounts that belong to no operation.
+const groupCreds = "creds"
+
+// accountRecord is the entry under account/<group>/<ulid>, the group being the
+// operation's id or [groupCreds]. It is written before the login is made and
+// deleted after the login is gone, so every login has one at any time.
+type accountRecord struct {
+	ID           string       `json:"id"` // <group>/<ulid>
+	Connection   string       `json:"connection"`
+	ConnectionID string       `json:"connection_id"`
+	Role         string       `json:"role"`
+	Username     string       `json:"username"`
+	Purpose      wire.Purpose `json:"purpose,omitempty"`
+	Side         wire.Side    `json:"side,omitempty"`
+	OperationID  string       `json:"operation_id,omitempty"`
+	EntityID     string       `json:"entity_id,omitempty"`
+	CreatedAt    time.Time    `json:"created_at"`
+	// ExpiresAt is when the account has to go, lease or no lease.
+	ExpiresAt time.Time `json:"expires_at"`
+	// Revocation are the role's statements when the account was made.
+	Revocation []string `json:"revocation_statements,omitempty"`
+}
+
+// newRecordID makes the id of a record in a group.
+func newRecordID(operationID string) string {
+	group := operationID
+	if group == "" {
+		group = groupCreds
+	}
+	return group + "/" + ulid.Make().String()
+}
+
+func getRecord(ctx context.Context, s logical.Storage, id string) (*accountRecord, error) {
+	return getStored[accountRecord](ctx, s, prefixAccount+id)
+}
+
+// revocation is the entry under revocation/<ulid of the record>: an account that
+// could not be ended yet.
+type revocation struct {
+	RecordID   string    `json:"record_id"`
+	Connection string    `json:"connection"`
+	Username   string    `json:"username"`
+	Since      time.Time `json:"since"`
+	Attempts   int       `json:"attempts"`
+	NextTry    time.Time `json:"next_try"`
+	Code       wire.Code `json:"code"`
+	Reason     string    `json:"reason"` // without secrets
+}
+
+// revocationID is the last part of a record's id.
+func revocationID(recordID string) string { return recordID[strings.LastIndex(recordID, "/")+1:] }
+
+// accountIndex is what memory knows of every record, to find those that are due
+// without reading storage. It is complete once loaded.
+type accountIndex struct {
+	mu      sync.Mutex
+	loaded  bool
+	entries map[string]*accountEntry
+}
+
+type accountEntry struct {
+	connection   string
+	connectionID string
+	username     string
+	due          time.Time
+	attempts     int
+}
+
+func newAccountIndex() *accountIndex { return &accountIndex{entries: make(map[string]*accountEntry)} }
+
+// put notes a record and when it is due.
+func (x *accountIndex) put(r *accountRecord, due time.Time, attempts int) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.entries[r.ID] = &accountEntry{
+		connection: r.Connection, connectionID: r.ConnectionID, username: r.Username, due: due, attempts: attempts,
+	}
+}
+
+// add is put for a record read from storage; what is known already is newer.
+func (x *accountIndex) add(r *accountRecord, due time.Time, attempts int) {
+	x.mu.Lock()
+	_, known := x.entries[r.ID]
+	x.mu.Unlock()
+	if !known {
+		x.put(r, due, attempts)
+	}
+}
+
+func (x *accountIndex) has(id string) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.entries[id] != nil
+}
+
+func (x *accountIndex) remove(id string) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	delete(x.entries, id)
+}
+
+// attempts is how often ending the account has failed.
+func (x *accountIndex) attempts(id string) int {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if entry := x.entries[id]; entry != nil {
+		return entry.attempts
+	}
+	return 0
+}
+
+// dueByServer lists the records that are due, by connection id.
+func (x *accountIndex) dueByServer(now time.Time) map[string][]string {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	due := make(map[string][]string)
+	for id, entry := range x.entries {
+		if !now.Before(entry.due) {
+			due[entry.connectionID] = append(due[entry.connectionID], id)
+		}
+	}
+	return due
+}
+
+// servers lists the connection ids that have records; ok is false before the
+// index is complete.
+func (x *accountIndex) servers() (ids map[string]bool, ok bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	ids = make(map[string]bool)
+	for _, entry := range x.entries {
+		ids[entry.connectionID] = true
+	}
+	return ids, x.loaded
+}
+
+// usernames lists the names of all accounts; ok is false before the index is
+// complete.
+func (x *accountIndex) usernames() (names map[string]bool, ok bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	names = make(map[string]bool, len(x.entries))
+	for _, entry := range x.entries {
+		names[entry.username] = true
+	}
+	return names, x.loaded
+}
+
+// load reads every record. It may run beside requests that write some.
+func (x *accountIndex) load(ctx context.Context, s logical.Storage, due func(*accountRecord) time.Time) error {
+	tries, err := loadRevocations(ctx, s)
+	if err != nil {
+		return err
+	}
+	groups, err := listStored(ctx, s, prefixAccount)
+	if err != nil {
+		return err
+	}
+	for _, group := range groups {
+		ids, err := listStored(ctx, s, prefixAccount+group)
+		if err != nil {
+			return err
+		}
+		for _, id := range ids {
+			record, err := getRecord(ctx, s, group+id)
+			if err != nil {
+				return err
+			}
+			if record == nil {
+				continue
+			}
+			if failed := tries[record.ID]; failed != nil {
+				x.add(record, failed.NextTry, failed.Attempts)
+				delete(tries, record.ID)
+				continue
+			}
+			x.add(record, due(record), 0)
+		}
+	}
+	// What is left lost its record in a crash right after the account was gone.
+	var errs []error
+	for id := range tries {
+		record, err := getRecord(ctx, s, id)
+		if err == nil && record == nil {
+			err = deleteStored(ctx, s, prefixRevocation+revocationID(id))
+		}
+		errs = append(errs, err)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.loaded = true
+	return nil
+}
+
+func loadRevocations(ctx context.Context, s logical.Storage) (map[string]*revocation, error) {
+	ids, err := listStored(ctx, s, prefixRevocation)
+	if err != nil {
+		return nil, err
+	}
+	tries := make(map[string]*revocation, len(ids))
+	for _, id := range ids {
+		failed, err := getStored[revocation](ctx, s, prefixRevocation+id)
+		if err != nil {
+			return nil, err
+		}
+		if failed != nil {
+			tries[failed.RecordID] = failed
+		}
+	}
+	return tries, nil
+}

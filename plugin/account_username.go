@@ -1,0 +1,167 @@
+package plugin
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"strings"
+
+	"github.com/hashicorp/go-secure-stdlib/base62"
+	"github.com/hashicorp/vault/sdk/helper/template"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/dialect"
+	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
+)
+
+// Names of logins. The default is
+//
+//	dbops-<mount id>-<display name, 8>-<role, 8>-<random, 20>
+//
+// at most 53 bytes, so PostgreSQL's limit of 63 never cuts the random part. The
+// mount id tells our logins from those of another mount or another Vault on the
+// same server.
+const (
+	usernamePart   = 8
+	usernameRandom = 20
+	mountIDLength  = 8
+)
+
+// mountEntry is the entry under [keyMount].
+type mountEntry struct {
+	ID string `json:"id"`
+}
+
+// mountID returns the id in the names of this mount's logins, made when the mount
+// is first used.
+func (b *backend) mountID(ctx context.Context, s logical.Storage) (string, error) {
+	if id := b.accounts.mountID.Load(); id != nil {
+		return *id, nil
+	}
+	b.accounts.mountMu.Lock()
+	defer b.accounts.mountMu.Unlock()
+	stored, err := getStored[mountEntry](ctx, s, keyMount)
+	if err != nil {
+		return "", err
+	}
+	if stored == nil {
+		id, err := randomName(mountIDLength)
+		if err != nil {
+			return "", err
+		}
+		stored = &mountEntry{ID: id}
+		if err := putStored(ctx, s, keyMount, stored); err != nil {
+			return "", err
+		}
+	}
+	b.accounts.mountID.Store(&stored.ID)
+	return stored.ID, nil
+}
+
+// randomName returns n random lower case letters and digits.
+func randomName(n int) (string, error) {
+	const alphabet = "abcdefghijklmnopqrstuvwxyz234567" // 32: no bias
+	raw := make([]byte, n)
+	if _, err := rand.Read(raw); err != nil {
+		return "", fmt.Errorf("make id: %w", err)
+	}
+	for i := range raw {
+		raw[i] = alphabet[raw[i]%byte(len(alphabet))]
+	}
+	return string(raw), nil
+}
+
+// usernamePrefix begins the default names of a mount's logins.
+func usernamePrefix(mountID string) string { return "dbops-" + mountID + "-" }
+
+// usernameData is what a username_template may use. The first two are those of
+// Vault's engine.
+type usernameData struct {
+	DisplayName string
+	RoleName    string
+	// MountID lets logins of a custom template be recognised as this mount's.
+	MountID string
+}
+
+func parseUsernameTemplate(text string) (template.StringTemplate, error) {
+	parsed, err := template.NewTemplate(template.Template(text))
+	if err != nil {
+		return template.StringTemplate{}, invalidField("username_template", "cannot be parsed: %s", err)
+	}
+	if _, err := parsed.Generate(usernameData{DisplayName: "token", RoleName: "role", MountID: "mount"}); err != nil {
+		return template.StringTemplate{}, invalidField("username_template", "cannot be used: %s", err)
+	}
+	return parsed, nil
+}
+
+// username makes the name of a new login.
+func (b *backend) username(ctx context.Context, s logical.Storage, c *connection, displayName, roleName string) (string, error) {
+	id, err := b.mountID(ctx, s)
+	if err != nil {
+		return "", err
+	}
+	custom := c.detail("username_template")
+	if custom == "" {
+		random, err := base62.Random(usernameRandom)
+		if err != nil {
+			return "", fmt.Errorf("make user name: %w", err)
+		}
+		return usernamePrefix(id) + namePart(displayName) + "-" + namePart(roleName) + "-" + random, nil
+	}
+	parsed, err := parseUsernameTemplate(custom)
+	if err != nil {
+		return "", err
+	}
+	name, err := parsed.Generate(usernameData{DisplayName: displayName, RoleName: roleName, MountID: id})
+	if err != nil {
+		return "", invalidField("username_template", "cannot be used: %s", err)
+	}
+	switch {
+	case name == "" || strings.ContainsFunc(name, func(c rune) bool { return c < ' ' || c == 0x7f }):
+		return "", invalidField("username_template", "made a name that is empty or holds a control character")
+	case len(name) > dialect.PostgresNameBytes:
+		return "", &wire.Error{
+			Code: wire.CodeInvalid, Field: "username_template",
+			Reason: fmt.Sprintf("made a name of %d bytes; PostgreSQL would cut it to %d, and with it what makes it unique", len(name), dialect.PostgresNameBytes),
+			Hint:   "shorten the other parts with truncate",
+		}
+	}
+	return name, nil
+}
+
+// namePart shortens text for a user name and replaces what needs quoting.
+func namePart(text string) string {
+	var b strings.Builder
+	for _, c := range text {
+		if b.Len() == usernamePart {
+			break
+		}
+		switch {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '_', c == '-':
+			b.WriteRune(c)
+		default:
+			b.WriteByte('-')
+		}
+	}
+	return b.String()
+}
+
+// passwordLength gives about 166 bits, beyond the fixed start.
+const passwordLength = 32
+
+// newPassword makes a password by the named policy. Without one it has upper and
+// lower case letters, digits and a dash, as Vault's own engine makes them.
+func (b *backend) newPassword(ctx context.Context, policy string) (wire.Secret, error) {
+	if policy == "" {
+		random, err := base62.Random(passwordLength - len("A1a-"))
+		if err != nil {
+			return wire.Secret{}, fmt.Errorf("make password: %w", err)
+		}
+		return wire.NewSecret("A1a-" + random), nil
+	}
+	password, err := b.System().GeneratePasswordFromPolicy(ctx, policy)
+	if err != nil {
+		return wire.Secret{}, invalidField("password_policy", "policy %q does not exist or makes no password", policy)
+	}
+	return wire.NewSecret(password), nil
+}

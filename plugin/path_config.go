@@ -1,0 +1,382 @@
+package plugin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	semver "github.com/hashicorp/go-version"
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+	"github.com/oklog/ulid/v2"
+
+	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/internal/account"
+	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/internal/account/postgres"
+	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
+)
+
+// postgresPluginName is what Vault and Terraform call a PostgreSQL connection.
+const postgresPluginName = "postgresql-database-plugin"
+
+func (b *backend) configPaths() []*framework.Path {
+	return []*framework.Path{
+		{
+			Pattern:      "config/?$",
+			Callbacks:    map[logical.Operation]framework.OperationFunc{logical.ListOperation: b.pathConfigList},
+			HelpSynopsis: "List the database connections.",
+		},
+		{
+			Pattern: "config/" + framework.GenericNameRegex("name"),
+			Fields:  configFields(),
+			Callbacks: map[logical.Operation]framework.OperationFunc{
+				logical.CreateOperation: b.pathConfigWrite,
+				logical.UpdateOperation: b.pathConfigWrite,
+				logical.ReadOperation:   b.pathConfigRead,
+				logical.DeleteOperation: b.pathConfigDelete,
+			},
+			ExistenceCheck:      b.pathConfigExists,
+			TakesArbitraryInput: true,
+			HelpSynopsis:        "Configure how to reach a database server.",
+			HelpDescription: `
+The same fields as in Vault's database secrets engine. Besides those named here,
+every other key belongs to the database product and is merged into what is stored,
+key by key. For postgresql-database-plugin: connection_url (with {{username}} and
+{{password}}), username, password, max_open_connections, max_idle_connections,
+max_connection_lifetime, disable_escaping, username_template,
+password_authentication (scram-sha-256, the default, or password), tls_ca,
+tls_certificate, private_key.
+
+A key that is nearly one of these is refused. Passwords and keys are never
+returned.`,
+		},
+	}
+}
+
+func configFields() map[string]*framework.FieldSchema {
+	return map[string]*framework.FieldSchema{
+		"name":                     {Type: framework.TypeString, Description: "Name of the connection."},
+		"plugin_name":              {Type: framework.TypeString, Description: "Kind of database: " + postgresPluginName + "."},
+		"plugin_version":           {Type: framework.TypeString, Description: "Semantic version; kept and shown for tools that set it."},
+		"verify_connection":        {Type: framework.TypeBool, Default: true, Description: "Log in to the database before storing the configuration."},
+		"allowed_roles":            {Type: framework.TypeCommaStringSlice, Description: "Roles, or globs of roles, that may use the connection; * allows all, empty none."},
+		"root_rotation_statements": {Type: framework.TypeStringSlice, Description: "Statements that change the password of the connection's own user."},
+		"password_policy":          {Type: framework.TypeString, Description: "Password policy for generated passwords."},
+		"rotation_schedule":        {Type: framework.TypeString, Description: "Not supported yet."},
+		"rotation_window":          {Type: framework.TypeDurationSecond, Description: "Not supported yet."},
+		"rotation_period":          {Type: framework.TypeDurationSecond, Description: "Not supported yet."},
+		"disable_automated_rotation": {
+			Type: framework.TypeBool, Description: "Accepted; there is no automated rotation yet.",
+		},
+		"skip_static_role_import_rotation": {Type: framework.TypeBool, Description: "Accepted; there are no static roles yet."},
+	}
+}
+
+func (b *backend) pathConfigExists(ctx context.Context, req *logical.Request, data *framework.FieldData) (bool, error) {
+	c, err := b.connections.get(ctx, req.Storage, data.Get("name").(string))
+	return c != nil, err
+}
+
+func (b *backend) pathConfigList(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+	names, err := listStored(ctx, req.Storage, prefixConfig)
+	if err != nil {
+		return nil, err
+	}
+	return logical.ListResponse(names), nil
+}
+
+func (b *backend) pathConfigRead(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+	c, err := b.connections.get(ctx, req.Storage, data.Get("name").(string))
+	if err != nil || c == nil {
+		return nil, err
+	}
+	response := &logical.Response{Data: map[string]any{
+		"plugin_name":                        c.PluginName,
+		"plugin_version":                     c.PluginVersion,
+		"running_plugin_version":             b.version,
+		"connection_details":                 c.shownDetails(),
+		"allowed_roles":                      array(c.AllowedRoles),
+		"root_credentials_rotate_statements": array(c.RootRotationStatements),
+		"password_policy":                    c.PasswordPolicy,
+		"verify_connection":                  c.VerifyConnection,
+		"skip_static_role_import_rotation":   false,
+		"rotation_schedule":                  "",
+		"rotation_window":                    0,
+		"rotation_period":                    0,
+		"disable_automated_rotation":         false,
+	}}
+	c.warnOfPassword(response)
+	return response, nil
+}
+
+// array makes an empty list out of none: Terraform's provider crashes on null.
+func array(list []string) []string {
+	if list == nil {
+		return []string{}
+	}
+	return list
+}
+
+func (c *connection) warnOfPassword(response *logical.Response) {
+	if c.dsn.HasPassword {
+		response.AddWarning("connection_url holds a password of its own; use {{username}} and {{password}} in it and the fields of these names, so that it is never shown and can be rotated")
+	}
+}
+
+// pathConfigWrite checks the new configuration, logs in with it unless told not
+// to, and stores it. No lock is held while the database is asked: should the
+// configuration change meanwhile, the write is refused.
+func (b *backend) pathConfigWrite(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+	name := data.Get("name").(string)
+	before, err := b.connections.get(ctx, req.Storage, name)
+	if err != nil {
+		return nil, err
+	}
+	stored, err := mergeConfig(before, name, data)
+	if err != nil {
+		return nil, err
+	}
+	c, err := newConnection(stored)
+	if err != nil {
+		return nil, err
+	}
+	if before != nil && (before.dsn.Host != c.dsn.Host || before.dsn.Port != c.dsn.Port) {
+		// Accounts made so far must be ended at the old address.
+		stored.ID = ulid.Make().String()
+		if c, err = newConnection(stored); err != nil {
+			return nil, err
+		}
+	}
+	if err := b.checkConnection(ctx, c); err != nil {
+		c.close()
+		return nil, err
+	}
+	if err := b.replaceConnection(ctx, req.Storage, before, c); err != nil {
+		c.close()
+		return nil, err
+	}
+	response := &logical.Response{}
+	c.warnOfPassword(response)
+	if c.PluginVersion != "" && c.PluginVersion != b.version {
+		response.AddWarning(fmt.Sprintf("plugin_version %s is kept, but the connection is served by this plugin, version %s", c.PluginVersion, b.version))
+	}
+	if len(response.Warnings) == 0 {
+		return nil, nil
+	}
+	return response, nil
+}
+
+// mergeConfig applies a request to what is stored.
+func mergeConfig(before *connection, name string, data *framework.FieldData) (storedConnection, error) {
+	stored := storedConnection{
+		ID: ulid.Make().String(), Name: name, VerifyConnection: true,
+		Details: map[string]any{}, Secrets: map[string]string{},
+	}
+	if before != nil {
+		stored = before.storedConnection
+		stored.Details, stored.Secrets = maps.Clone(stored.Details), maps.Clone(stored.Secrets)
+	}
+	if err := mergeCommonFields(&stored, data); err != nil {
+		return stored, err
+	}
+	for key, value := range data.Raw {
+		if _, common := data.Schema[key]; common {
+			continue
+		}
+		if err := refuseNearMiss(key, data.Schema); err != nil {
+			return stored, err
+		}
+		if secretDetail(key) {
+			text, err := detailText(key, value)
+			if err != nil {
+				return stored, err
+			}
+			stored.Secrets[key] = text
+			continue
+		}
+		normal, err := normalizeDetail(key, value)
+		if err != nil {
+			return stored, err
+		}
+		if normal == nil {
+			delete(stored.Details, key)
+			continue
+		}
+		stored.Details[key] = normal
+	}
+	return stored, checkDetails(stored)
+}
+
+func mergeCommonFields(stored *storedConnection, data *framework.FieldData) error {
+	if value, ok := data.GetOk("plugin_name"); ok {
+		stored.PluginName = value.(string)
+	}
+	switch stored.PluginName {
+	case postgresPluginName:
+	case "":
+		return invalidField("plugin_name", "is required")
+	default:
+		return invalidField("plugin_name", "%q is not supported; supported is %s", stored.PluginName, postgresPluginName)
+	}
+	if value, ok := data.GetOk("plugin_version"); ok {
+		stored.PluginVersion = value.(string)
+		if stored.PluginVersion != "" {
+			parsed, err := semver.NewSemver(stored.PluginVersion)
+			if err != nil {
+				return invalidField("plugin_version", "is not a semantic version")
+			}
+			stored.PluginVersion = "v" + parsed.String()
+		}
+	}
+	if value, ok := data.GetOk("verify_connection"); ok {
+		stored.VerifyConnection = value.(bool)
+	}
+	if value, ok := data.GetOk("allowed_roles"); ok {
+		stored.AllowedRoles = value.([]string)
+	}
+	if value, ok := data.GetOk("root_rotation_statements"); ok {
+		stored.RootRotationStatements = value.([]string)
+	}
+	if value, ok := data.GetOk("password_policy"); ok {
+		stored.PasswordPolicy = value.(string)
+	}
+	for _, field := range []string{"rotation_schedule", "rotation_window", "rotation_period", "skip_static_role_import_rotation"} {
+		value, ok := data.GetOk(field)
+		if ok && value != "" && value != 0 && value != false {
+			return invalidField(field, "is not supported yet")
+		}
+	}
+	return nil
+}
+
+// checkDetails refuses what a driver would misunderstand or we cannot do yet.
+func checkDetails(stored storedConnection) error {
+	text := func(key string) string { value, _ := stored.Details[key].(string); return value }
+	switch text("auth_type") {
+	case "", "cert":
+	default:
+		return invalidField("auth_type", "%q is not supported; leave it empty or take cert", text("auth_type"))
+	}
+	for _, key := range []string{"use_private_ip", "use_psc", "self_managed"} {
+		if on, _ := stored.Details[key].(bool); on {
+			return invalidField(key, "is not supported")
+		}
+	}
+	switch postgres.PasswordAuthentication(text("password_authentication")) {
+	case "", postgres.SCRAM, postgres.Plain:
+	default:
+		return invalidField("password_authentication", "is neither %s nor %s", postgres.SCRAM, postgres.Plain)
+	}
+	if text("username_template") != "" {
+		if _, err := parseUsernameTemplate(text("username_template")); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkConnection makes the driver, and logs in when the configuration says so.
+func (b *backend) checkConnection(ctx context.Context, c *connection) error {
+	driver, err := c.open()
+	if err != nil {
+		return fieldFault(err)
+	}
+	if !c.VerifyConnection {
+		return nil
+	}
+	err = driver.Verify(ctx)
+	if err == nil {
+		return nil
+	}
+	// What the caller wrote does not work: a 503 would make clients repeat it.
+	refusal := invalidField("connection_url", "the connection does not work: %s", err)
+	var e *account.Error
+	if errors.As(err, &e) && e.Code == wire.CodeLoginRefused {
+		refusal.Field = "password"
+	}
+	refusal.Hint = "verify_connection=false stores it without trying"
+	return refusal
+}
+
+// fieldFault turns a driver's finding about its configuration into a refusal.
+func fieldFault(err error) error {
+	var wrong *postgres.FieldError
+	if errors.As(err, &wrong) {
+		return invalidField(wrong.Field, "%s", wrong.Reason)
+	}
+	return err
+}
+
+// replaceConnection stores next in place of before, unless something else has
+// been stored since before was read. When next leads to another server, before is
+// kept for the accounts it still has.
+func (b *backend) replaceConnection(ctx context.Context, s logical.Storage, before, next *connection) error {
+	lock := b.configLocks.lock(next.Name)
+	defer lock.Unlock()
+	current, err := b.connections.get(ctx, s, next.Name)
+	if err != nil {
+		return err
+	}
+	if changed(before, current) {
+		return &wire.Error{Code: wire.CodeConflict, Reason: fmt.Sprintf("config/%s was changed by another request at the same time", next.Name)}
+	}
+	if before != nil && before.ID != next.ID {
+		if err := b.retire(ctx, s, before); err != nil {
+			return err
+		}
+	}
+	if err := putStored(ctx, s, prefixConfig+next.Name, next.storedConnection); err != nil {
+		// Whether it was stored is not known: read it again next time.
+		b.connections.put(next.Name, nil)
+		return err
+	}
+	b.connections.put(next.Name, next)
+	return nil
+}
+
+// changed compares what is stored, not the pointers: an entry may have left the
+// cache and come back.
+func changed(before, current *connection) bool {
+	if before == nil || current == nil {
+		return before != current
+	}
+	return before.digest != current.digest || !maps.Equal(before.Secrets, current.Secrets) ||
+		!slices.Equal(before.RootRotationStatements, current.RootRotationStatements) ||
+		before.VerifyConnection != current.VerifyConnection || before.PluginVersion != current.PluginVersion
+}
+
+// retire keeps a connection, with its secret, until its last account is gone.
+func (b *backend) retire(ctx context.Context, s logical.Storage, c *connection) error {
+	stored := c.storedConnection
+	stored.RetiredAt = b.now()
+	if err := putStored(ctx, s, prefixRetired+c.ID, stored); err != nil {
+		return err
+	}
+	b.retired.put(c.ID, nil)
+	return nil
+}
+
+// pathConfigDelete forgets the connection for new accounts. Those it has are
+// still ended in time, with the secret that is kept for them.
+func (b *backend) pathConfigDelete(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+	name := data.Get("name").(string)
+	lock := b.configLocks.lock(name)
+	defer lock.Unlock()
+	c, err := b.connections.get(ctx, req.Storage, name)
+	if err != nil {
+		return nil, err
+	}
+	if c == nil {
+		return nil, nil
+	}
+	if err := b.retire(ctx, req.Storage, c); err != nil {
+		return nil, err
+	}
+	if err := deleteStored(ctx, req.Storage, prefixConfig+name); err != nil {
+		b.connections.put(name, nil)
+		return nil, err
+	}
+	b.connections.put(name, nil)
+	return nil, nil
+}

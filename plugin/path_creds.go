@@ -1,0 +1,63 @@
+package plugin
+
+import (
+	"context"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+)
+
+func (b *backend) credsPaths() []*framework.Path {
+	return []*framework.Path{{
+		Pattern: "creds/" + framework.GenericNameRegex("name"),
+		Fields: map[string]*framework.FieldSchema{
+			"name": {Type: framework.TypeString, Description: "Name of the role."},
+			"ttl":  {Type: framework.TypeDurationSecond, Description: "Life of the login, at most what the role allows; by default the role's."},
+		},
+		// Callbacks, not Operations: the latter cost a call to Vault each time.
+		Callbacks:    map[logical.Operation]framework.OperationFunc{logical.ReadOperation: b.pathCredsRead},
+		HelpSynopsis: "Get a login for a role.",
+		HelpDescription: `
+Makes a login by the role's statements and leases it. When the lease ends, the
+login's sessions are ended and the login is dropped.`,
+	}}
+}
+
+func (b *backend) pathCredsRead(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+	name := data.Get("name").(string)
+	r, err := b.roles.get(ctx, req.Storage, name)
+	if err != nil {
+		return nil, err
+	}
+	if r == nil {
+		return nil, notFound("no role %q; write roles/%s first", name, name)
+	}
+	var wanted time.Duration
+	if value, ok := data.GetOk("ttl"); ok {
+		wanted = time.Duration(value.(int)) * time.Second
+		if wanted <= 0 {
+			return nil, invalidField("ttl", "is not above zero")
+		}
+	}
+	issued, err := b.issueAccount(ctx, req.Storage, accountRequest{
+		Connection: r.DBName, Role: name, TTL: wanted, DisplayName: req.DisplayName, EntityID: req.EntityID,
+	})
+	if err != nil {
+		return nil, err
+	}
+	response := b.Secret(secretCredsType).Response(map[string]any{
+		"username": issued.Username,
+		"password": issued.Password.Reveal(),
+	}, map[string]any{
+		"record_id":             issued.RecordID,
+		"username":              issued.Username,
+		"role":                  name,
+		"db_name":               r.DBName,
+		"revocation_statements": r.RevocationStatements,
+		"ttl":                   int64(wanted / time.Second),
+	})
+	response.Secret.TTL, response.Secret.MaxTTL = issued.TTL, issued.MaxTTL
+	response.Warnings = issued.Warnings
+	return response, nil
+}

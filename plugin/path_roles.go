@@ -1,0 +1,184 @@
+package plugin
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+)
+
+// role is the entry under role/: which statements make a login and for how long.
+// It is never changed once it is in the cache.
+type role struct {
+	Name                 string            `json:"name"`
+	DBName               string            `json:"db_name"`
+	CreationStatements   []string          `json:"creation_statements"`
+	RevocationStatements []string          `json:"revocation_statements"`
+	RollbackStatements   []string          `json:"rollback_statements"`
+	RenewStatements      []string          `json:"renew_statements"`
+	DefaultTTL           time.Duration     `json:"default_ttl"` // nanoseconds; 0: the mount's
+	MaxTTL               time.Duration     `json:"max_ttl"`     // nanoseconds; 0: the mount's
+	CredentialType       string            `json:"credential_type"`
+	CredentialConfig     map[string]string `json:"credential_config"`
+}
+
+// credentialPassword is the one credential type so far.
+const credentialPassword = "password"
+
+// configPasswordPolicy is the only key of a password's credential_config.
+const configPasswordPolicy = "password_policy"
+
+func loadRole(ctx context.Context, s logical.Storage, name string) (*role, error) {
+	return getStored[role](ctx, s, prefixRole+name)
+}
+
+func (b *backend) rolePaths() []*framework.Path {
+	return []*framework.Path{
+		{
+			Pattern:      "roles/?$",
+			Callbacks:    map[logical.Operation]framework.OperationFunc{logical.ListOperation: b.pathRoleList},
+			HelpSynopsis: "List the roles.",
+		},
+		{
+			Pattern: "roles/" + framework.GenericNameRegex("name"),
+			Fields: map[string]*framework.FieldSchema{
+				"name":                  {Type: framework.TypeString, Description: "Name of the role."},
+				"db_name":               {Type: framework.TypeString, Description: "Name of the connection."},
+				"creation_statements":   {Type: framework.TypeStringSlice, Description: "Statements that make a login; {{name}}, {{password}} and {{expiration}} are put in, quoted for where they stand."},
+				"revocation_statements": {Type: framework.TypeStringSlice, Description: "Statements that remove a login; by default what it owns goes to the role it belongs to and it is dropped."},
+				"rollback_statements":   {Type: framework.TypeStringSlice, Description: "Kept and shown; a failed creation is undone by its transaction."},
+				"renew_statements":      {Type: framework.TypeStringSlice, Description: "Statements that renew a login; by default ALTER ROLE … VALID UNTIL."},
+				"default_ttl":           {Type: framework.TypeDurationSecond, Description: "Life of a login; 0 is the mount's default."},
+				"max_ttl":               {Type: framework.TypeDurationSecond, Description: "Longest life of a login; 0 is the mount's maximum."},
+				"credential_type":       {Type: framework.TypeString, Description: "password, the default."},
+				"credential_config":     {Type: framework.TypeKVPairs, Description: "password_policy: name of the policy passwords are made by."},
+			},
+			Callbacks: map[logical.Operation]framework.OperationFunc{
+				logical.CreateOperation: b.pathRoleWrite,
+				logical.UpdateOperation: b.pathRoleWrite,
+				logical.ReadOperation:   b.pathRoleRead,
+				logical.DeleteOperation: b.pathRoleDelete,
+			},
+			ExistenceCheck: b.pathRoleExists,
+			HelpSynopsis:   "Manage the roles that creds/ and operations make logins by.",
+			HelpDescription: `
+The same fields as in Vault's database secrets engine. Logins stay revocable after
+their role is gone.`,
+		},
+	}
+}
+
+func (b *backend) pathRoleExists(ctx context.Context, req *logical.Request, data *framework.FieldData) (bool, error) {
+	r, err := b.roles.get(ctx, req.Storage, data.Get("name").(string))
+	return r != nil, err
+}
+
+func (b *backend) pathRoleList(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+	names, err := listStored(ctx, req.Storage, prefixRole)
+	if err != nil {
+		return nil, err
+	}
+	return logical.ListResponse(names), nil
+}
+
+func (b *backend) pathRoleRead(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+	r, err := b.roles.get(ctx, req.Storage, data.Get("name").(string))
+	if err != nil || r == nil {
+		return nil, err
+	}
+	answer := map[string]any{
+		"db_name":               r.DBName,
+		"creation_statements":   array(r.CreationStatements),
+		"revocation_statements": array(r.RevocationStatements),
+		"rollback_statements":   array(r.RollbackStatements),
+		"renew_statements":      array(r.RenewStatements),
+		"default_ttl":           int64(r.DefaultTTL / time.Second),
+		"max_ttl":               int64(r.MaxTTL / time.Second),
+		"credential_type":       r.CredentialType,
+	}
+	if len(r.CredentialConfig) > 0 {
+		answer["credential_config"] = r.CredentialConfig
+	}
+	return &logical.Response{Data: answer}, nil
+}
+
+func (b *backend) pathRoleWrite(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+	name := data.Get("name").(string)
+	lock := b.roleLocks.lock(name)
+	defer lock.Unlock()
+	before, err := b.roles.get(ctx, req.Storage, name)
+	if err != nil {
+		return nil, err
+	}
+	r, err := mergeRole(before, name, data)
+	if err != nil {
+		return nil, err
+	}
+	if err := putStored(ctx, req.Storage, prefixRole+name, r); err != nil {
+		b.roles.put(name, nil)
+		return nil, err
+	}
+	b.roles.put(name, r)
+	return nil, nil
+}
+
+// mergeRole applies a request to what is stored.
+func mergeRole(before *role, name string, data *framework.FieldData) (*role, error) {
+	r := &role{Name: name, CredentialType: credentialPassword}
+	if before != nil {
+		copied := *before
+		r = &copied
+	}
+	if value, ok := data.GetOk("db_name"); ok {
+		r.DBName = value.(string)
+	}
+	if r.DBName == "" {
+		return nil, invalidField("db_name", "is required")
+	}
+	for field, statements := range map[string]*[]string{
+		"creation_statements": &r.CreationStatements, "revocation_statements": &r.RevocationStatements,
+		"rollback_statements": &r.RollbackStatements, "renew_statements": &r.RenewStatements,
+	} {
+		if value, ok := data.GetOk(field); ok {
+			*statements = slices.Clone(value.([]string))
+		}
+	}
+	for field, ttl := range map[string]*time.Duration{"default_ttl": &r.DefaultTTL, "max_ttl": &r.MaxTTL} {
+		if value, ok := data.GetOk(field); ok {
+			*ttl = time.Duration(value.(int)) * time.Second
+		}
+		if *ttl < 0 {
+			return nil, invalidField(field, "is negative")
+		}
+	}
+	if r.MaxTTL > 0 && r.DefaultTTL > r.MaxTTL {
+		return nil, invalidField("default_ttl", "is greater than max_ttl")
+	}
+	if value, ok := data.GetOk("credential_type"); ok && value.(string) != "" {
+		r.CredentialType = value.(string)
+	}
+	if r.CredentialType != credentialPassword {
+		return nil, invalidField("credential_type", "%q is not supported; supported is %s", r.CredentialType, credentialPassword)
+	}
+	if value, ok := data.GetOk("credential_config"); ok {
+		r.CredentialConfig = maps.Clone(value.(map[string]string))
+	}
+	for key := range r.CredentialConfig {
+		if key != configPasswordPolicy {
+			return nil, invalidField("credential_config", "has no key %q; for a password it may have %s", key, configPasswordPolicy)
+		}
+	}
+	return r, nil
+}
+
+func (b *backend) pathRoleDelete(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+	name := data.Get("name").(string)
+	lock := b.roleLocks.lock(name)
+	defer lock.Unlock()
+	err := deleteStored(ctx, req.Storage, prefixRole+name)
+	b.roles.put(name, nil)
+	return nil, err
+}
