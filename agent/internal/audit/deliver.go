@@ -84,6 +84,9 @@ func (s *Sink) next(now time.Time) (batch []record, wait time.Duration, changed 
 	if !s.aligned || len(s.pending) == 0 {
 		return nil, 0, s.changed
 	}
+	if !s.options.Ready() {
+		return nil, s.options.Delay, s.changed
+	}
 	length := s.doubt.records
 	if length == 0 {
 		var full bool

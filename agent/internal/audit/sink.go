@@ -29,7 +29,10 @@ type Options struct {
 	Delay time.Duration
 	// SendTimeout bounds one request; 15 s when 0.
 	SendTimeout time.Duration
-	Log         hclog.Logger
+	// Ready says whether a device would record an event now: Vault answers a
+	// request that nobody records as well. Nil: always.
+	Ready func() bool
+	Log   hclog.Logger
 }
 
 func (o Options) withDefaults() Options {
@@ -41,6 +44,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.SendTimeout == 0 {
 		o.SendTimeout = 15 * time.Second
+	}
+	if o.Ready == nil {
+		o.Ready = func() bool { return true }
 	}
 	return o
 }

@@ -56,7 +56,7 @@ type AppRole struct {
 	// RemoveSecretIDAfterRead removes secret_id_file after a login.
 	RemoveSecretIDAfterRead bool `hcl:"remove_secret_id_after_read,optional"`
 	// KeepToken keeps the token in run_dir, which must be in memory, so that a
-	// restart of the agent needs no new secret-id. A reboot does.
+	// restart of the agent needs no new secret-id; a reboot does.
 	KeepToken bool `hcl:"keep_token,optional"`
 }
 

@@ -51,8 +51,10 @@ func bareError(refused *api.ResponseError) *wire.Error {
 	text := oneLine(strings.Join(refused.Errors, "; "))
 	switch status := refused.StatusCode; {
 	case status == http.StatusForbidden:
+		// Not a decision of the plugin about the operation: the way to it is shut,
+		// until the session has logged in again or an operator has granted it.
 		return &wire.Error{
-			Code: wire.CodeDenied, Reason: "Vault refuses: " + text,
+			Code: wire.CodeUnavailable, Reason: "Vault refuses: " + text,
 			Hint: "the token has ended, or its ACL policies do not grant this path",
 		}
 	case status == http.StatusNotFound:

@@ -3,6 +3,7 @@ package vault
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -65,7 +66,8 @@ func auditUnavailable(do, reason, hint string) error {
 // notAllowedToLook makes a refusal an answer: who may not look cannot know, and
 // without knowing nothing is started.
 func notAllowedToLook(err error, policy string) error {
-	if CodeOf(err) != wire.CodeDenied {
+	var refused *Error
+	if !errors.As(err, &refused) || refused.Status != http.StatusForbidden {
 		return err
 	}
 	coded := &wire.Error{Code: wire.CodeAuditUnavailable, Reason: "the agent may not look at Vault's audit devices", Hint: "add to its ACL policy: " + policy}

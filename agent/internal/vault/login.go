@@ -16,6 +16,7 @@ import (
 	"github.com/cenkalti/backoff/v5"
 	"github.com/google/renameio/v2"
 	"github.com/hashicorp/go-hclog"
+	"golang.org/x/sys/unix"
 
 	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
 )
@@ -64,6 +65,11 @@ func NewSession(client *Client, approle AppRole, log hclog.Logger) *Session {
 // Login gets a token and waits for Vault as long as ctx allows. A refusal is
 // returned at once.
 func (s *Session) Login(ctx context.Context) error {
+	if s.approle.TokenFile != "" {
+		if err := inMemory(filepath.Dir(s.approle.TokenFile)); err != nil {
+			return loginError("keep_token", err) // before a secret-id is used up
+		}
+	}
 	if s.resume(ctx) {
 		return nil
 	}
@@ -296,10 +302,23 @@ func loginError(field string, err error) error {
 	return &Error{Do: "log in", Err: err, Wire: &wire.Error{Code: wire.CodeConfig, Reason: err.Error(), Field: field}}
 }
 
-// temporary reports whether the same request may succeed later.
+// temporary reports whether the same request may succeed later with the same
+// token or secret-id.
 func temporary(err error) bool {
-	var coded *wire.Error
-	return errors.As(err, &coded) && coded.Code.Info().Retry
+	var failed *Error
+	return errors.As(err, &failed) && failed.Status != http.StatusForbidden && failed.Wire.Code.Info().Retry
+}
+
+// inMemory refuses a directory that a disk is behind.
+func inMemory(dir string) error {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(dir, &fs); err != nil {
+		return fmt.Errorf("look at %s: %w", dir, err)
+	}
+	if fs.Type != unix.TMPFS_MAGIC && fs.Type != unix.RAMFS_MAGIC {
+		return fmt.Errorf("%s is not a file system in memory: a token does not belong on a disk", dir)
+	}
+	return nil
 }
 
 // readSecret reads a small file that others must not be able to read.
