@@ -42,7 +42,9 @@ func agentHCL(client *vault.Client, s *setupCommand, files agentFiles) (string, 
 	a.SetAttributeValue("secret_id_file", cty.StringVal(secretID))
 	a.SetAttributeValue("wrapped", cty.True)
 	a.SetAttributeValue("remove_secret_id_after_read", cty.True)
-	a.SetAttributeValue("keep_token", cty.True)
+	if s.tokenFile != "" {
+		a.SetAttributeValue("token_file", cty.StringVal(s.tokenFile))
+	}
 	top.AppendNewline()
 	top.AppendNewBlock("sandbox", nil).Body().SetAttributeValue("tools_image", cty.StringVal(s.toolsImage))
 

@@ -23,9 +23,7 @@ func (d *demo) startAgent(s *stage) {
 		}
 	})
 	state, run := filepath.Join(d.dir, "state"), filepath.Join(short, "run")
-	// The demo's directory is not in memory, where a token may be kept.
-	text := strings.Replace(s.agentHCL, "keep_token                  = true", "keep_token                  = false", 1)
-	text = "state_dir = \"" + state + "\"\nrun_dir = \"" + run + "\"\n" + text
+	text := "state_dir = \"" + state + "\"\nrun_dir = \"" + run + "\"\n" + s.agentHCL
 	config := filepath.Join(d.dir, "agent.hcl")
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		d.t.Fatalf("demo: %v", err)

@@ -65,9 +65,9 @@ func show(t testenv.TB, scale int) {
 }
 
 // step begins a part of the showing.
-func (d *demo) step(format string, args ...any) {
+func (d *demo) step(title string) {
 	d.number++
-	d.say("\n== %d. %s  (%s)", d.number, fmt.Sprintf(format, args...), time.Since(d.started).Round(100*time.Millisecond))
+	d.say("\n== %d. %s  (%s)", d.number, title, time.Since(d.started).Round(100*time.Millisecond))
 }
 
 func (d *demo) say(format string, args ...any) {

@@ -11,14 +11,26 @@ func (d *demo) refusals(s *stage, alice string) {
 		says            []string
 		arguments       []string
 	}{
-		{"root", s.vault.RootToken, "root, behind whom nobody stands", 10, []string{"no_identity"},
-			[]string{"clone", "-source=prod", "-target=staging"}},
-		{"alice", alice, "the other direction: no policy allows it", 10, []string{"denied", "default_deny"},
-			[]string{"clone", "-source=staging", "-target=prod"}},
-		{"alice", alice, "a connection that does not exist", 10, []string{"(denied)"},
-			[]string{"clone", "-source=prod", "-target=nowhere"}},
-		{"alice", alice, "somebody else's operations", 10, []string{"denied"},
-			[]string{"operations", "-all"}},
+		{
+			"root", s.vault.RootToken, "root, behind whom nobody stands", 10,
+			[]string{"no_identity"},
+			[]string{"clone", "-source=prod", "-target=staging"},
+		},
+		{
+			"alice", alice, "the other direction: no policy allows it", 10,
+			[]string{"denied", "default_deny"},
+			[]string{"clone", "-source=staging", "-target=prod"},
+		},
+		{
+			"alice", alice, "a connection that does not exist", 10,
+			[]string{"(denied)"},
+			[]string{"clone", "-source=prod", "-target=nowhere"},
+		},
+		{
+			"alice", alice, "somebody else's operations", 10,
+			[]string{"denied"},
+			[]string{"operations", "-all"},
+		},
 	} {
 		d.shown(try.who+" ", "dbops "+strings.Join(try.arguments, " "))
 		out, code := d.dbops(s, try.token, try.arguments...)

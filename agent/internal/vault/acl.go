@@ -196,8 +196,11 @@ func aclRules(d Duty, m, accessor string) []aclRule {
 		return []aclRule{
 			{"The work protocol.", me + "/poll", []string{"update"}},
 			{"", me + "/operations/*", []string{"create", "read", "update"}},
-			{"Giving back its own leases, an operation at a time; no other prefix is allowed.",
-				"sys/leases/revoke-prefix/" + me + "/operations/*", []string{"update", "sudo"}},
+			{
+				"Giving back its own leases, an operation at a time; no other prefix is allowed.",
+				"sys/leases/revoke-prefix/" + me + "/operations/*",
+				[]string{"update", "sudo"},
+			},
 			{"Keeping leases alive while an operation runs.", "sys/leases/renew", []string{"update"}},
 			{"No operation runs when no audit device would see it.", "sys/audit", []string{"read", "sudo"}},
 			{"", "sys/mounts/" + m + "/tune", aclRead},
