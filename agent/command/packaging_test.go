@@ -47,8 +47,7 @@ func TestPackaging_SystemdUnit(t *testing.T) {
 	c, err := config.Parse("agent.hcl", content)
 	require.NoError(t, err)
 	require.Equal(t, c.StateDir, "/var/lib/"+got["StateDirectory"])
-	require.Equal(t, strings.TrimPrefix(c.RunDir, "/run/")+" "+filepath.Base(filepath.Dir(defaultTokenFile)), got["RuntimeDirectory"])
-	require.Equal(t, defaultTokenFile, c.Vault.AppRole.TokenFile)
+	require.Equal(t, c.RunDir, "/run/"+got["RuntimeDirectory"])
 	require.True(t, strings.HasPrefix(c.Vault.AppRole.SecretIDFile, c.StateDir), "the agent must be able to remove it")
 	for name, want := range map[string]string{
 		"NoNewPrivileges": "yes", "ProtectSystem": "strict", "ProtectHome": "yes", "PrivateTmp": "yes", "PrivateDevices": "yes",
@@ -66,7 +65,7 @@ func TestSetup_AgentHCL(t *testing.T) {
 	t.Parallel()
 	client, err := vault.Dial(vault.Config{Address: "https://vault.example.com:8200", Mount: "team/dbops", Token: wire.NewSecret("x")})
 	require.NoError(t, err)
-	s := &setupCommand{toolsImage: "postgres:17", tokenFile: defaultTokenFile, agentCACert: "/etc/ca ${x}.pem"}
+	s := &setupCommand{toolsImage: "postgres:17", agentCACert: "/etc/ca ${x}.pem"}
 	s.setup.Agent.Name, s.setup.AppRolePath = "db1", "agents"
 	text, err := agentHCL(client, s, agentFiles{dir: "/etc/dbops", agent: "db1"})
 	require.NoError(t, err)

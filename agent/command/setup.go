@@ -21,9 +21,6 @@ import (
 	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
 )
 
-// defaultTokenFile is where the systemd unit makes a directory for it.
-const defaultTokenFile = "/run/dbops-agent-token/token"
-
 // setupCommand does to a Vault what its operator would do by hand.
 type setupCommand struct {
 	console      *console
@@ -34,7 +31,7 @@ type setupCommand struct {
 	boundCIDRs   string
 	toolsImage   string
 	agentCACert  string
-	tokenFile    string
+	keepToken    bool
 	out          string
 	newSecretID  bool
 	dryRun       bool
@@ -59,7 +56,7 @@ func (s *setupCommand) flags() *flag.FlagSet {
 	set.StringVar(&s.boundCIDRs, "agent-cidrs", "", "`Networks`, separated by commas, the agent may come from.")
 	set.StringVar(&s.toolsImage, "tools-image", "postgres:17", "`Image` with PostgreSQL's client tools, not older than the servers, for agent.hcl.")
 	set.StringVar(&s.agentCACert, "agent-ca-cert", "", "`File` on the agent's host with Vault's certificate authority, for agent.hcl.")
-	set.StringVar(&s.tokenFile, "agent-token-file", defaultTokenFile, "`File`, in memory, on the agent's host for its token across restarts, for agent.hcl.")
+	set.BoolVar(&s.keepToken, "agent-keep-token", true, "Let the agent keep its token in run_dir, which must be in memory, across restarts.")
 	set.DurationVar(&s.setup.Agent.WrapTTL, "wrap-ttl", time.Hour, "`Duration` in which the agent must pick up its secret-id.")
 	set.StringVar(&s.out, "out", ".", "`Directory` for role-id and wrapped secret-id of the agent.")
 	set.BoolVar(&s.newSecretID, "new-secret-id", false, "Make a new wrapped secret-id for an agent that had one, e.g. after it lost its token.")

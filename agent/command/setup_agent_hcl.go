@@ -42,9 +42,7 @@ func agentHCL(client *vault.Client, s *setupCommand, files agentFiles) (string, 
 	a.SetAttributeValue("secret_id_file", cty.StringVal(secretID))
 	a.SetAttributeValue("wrapped", cty.True)
 	a.SetAttributeValue("remove_secret_id_after_read", cty.True)
-	if s.tokenFile != "" {
-		a.SetAttributeValue("token_file", cty.StringVal(s.tokenFile))
-	}
+	a.SetAttributeValue("keep_token", cty.BoolVal(s.keepToken))
 	top.AppendNewline()
 	top.AppendNewBlock("sandbox", nil).Body().SetAttributeValue("tools_image", cty.StringVal(s.toolsImage))
 

@@ -4,7 +4,7 @@
 name = "db1" # of its AppRole and of agents/db1
 
 # state_dir    = "/var/lib/dbops-agent" # journal and undelivered events: keep it
-# run_dir      = "/run/dbops-agent"     # sockets of sandboxes, in memory
+# run_dir      = "/run/dbops-agent"     # sockets and the token, in memory
 max_operations = 1
 log_level      = "info"
 log_format     = "json"
@@ -23,7 +23,7 @@ vault {
     # restart goes on with the token. A reboot needs a new one (-new-secret-id).
     wrapped                     = true
     remove_secret_id_after_read = true
-    token_file                  = "/run/dbops-agent-token/token"
+    keep_token                  = true
   }
 }
 

@@ -23,7 +23,7 @@ func (d *demo) setUp(s *stage) {
 	arguments := []string{
 		"-plugin-path=" + program, "-enable-audit-file=" + s.auditFile, "-agent=" + agentName,
 		"-agent-cidrs=127.0.0.1/32", "-tools-image=" + testenv.Image(d.t, testenv.PartTools), "-out=" + d.dir,
-		"-agent-token-file=", // this one need not survive a restart
+		"-agent-keep-token=false", // this one need not survive a restart
 	}
 	d.shown("operator ", "dbops setup "+strings.Join(arguments, " "))
 	out, code := d.dbops(s, s.vault.RootToken, append([]string{"setup", "-format=json"}, arguments...)...)
