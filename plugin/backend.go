@@ -2,6 +2,7 @@ package plugin
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync/atomic"
@@ -9,6 +10,7 @@ import (
 
 	semver "github.com/hashicorp/go-version"
 	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/helper/errutil"
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
@@ -68,6 +70,8 @@ type backend struct {
 	work *work
 	// wake starts a round of the sweeper; it holds at most one wish.
 	wake chan struct{}
+
+	ops *operationState // policies, connections, operations and agents
 }
 
 var _ logical.Backend = (*backend)(nil)
@@ -85,6 +89,7 @@ func newBackend(version string, now func() time.Time) *backend {
 	b.connections = newCache(loadConnection, b.dropConnection)
 	b.retired = newCache(loadRetired, b.dropConnection)
 	b.roles = newCache(loadRole, func(*role) {})
+	b.ops = newOperationState(b)
 	b.Backend = &framework.Backend{
 		Help:           strings.TrimSpace(backendHelp),
 		BackendType:    logical.TypeLogical,
@@ -93,7 +98,7 @@ func newBackend(version string, now func() time.Time) *backend {
 			SealWrapStorage: []string{prefixConfig, prefixRetired, prefixAccount},
 		},
 		Paths:          b.paths(),
-		Secrets:        []*framework.Secret{b.secretCreds()},
+		Secrets:        []*framework.Secret{b.secretCreds(), b.secretAccount()},
 		InitializeFunc: b.initialize,
 		PeriodicFunc:   b.periodic,
 		Invalidate:     b.invalidate,
@@ -110,6 +115,7 @@ func (b *backend) paths() []*framework.Path {
 	paths = append(paths, b.rolePaths()...)
 	paths = append(paths, b.credsPaths()...)
 	paths = append(paths, b.revocationPaths()...)
+	paths = append(paths, b.operationPaths()...)
 	return paths
 }
 
@@ -122,13 +128,17 @@ func (b *backend) HandleRequest(ctx context.Context, req *logical.Request) (*log
 	return b.answer(req, resp, err)
 }
 
-// HandleExistenceCheck decides between create and update; its errors leave like
-// those of requests.
+// HandleExistenceCheck decides between create and update. What is wrong with the
+// request is left for HandleRequest to say, since an error here is a 500.
 func (b *backend) HandleExistenceCheck(ctx context.Context, req *logical.Request) (bool, bool, error) {
 	if b.refusal.Load() != nil {
-		return false, false, nil // HandleRequest refuses
+		return false, false, nil
 	}
 	found, exists, err := b.Backend.HandleExistenceCheck(ctx, req)
+	var user errutil.UserError
+	if errors.As(err, &user) {
+		return false, false, nil
+	}
 	_, err = b.answer(req, nil, err)
 	return found, exists, err
 }
@@ -148,7 +158,7 @@ func (b *backend) initialize(ctx context.Context, req *logical.InitializationReq
 	}
 	sweeper := &sweeper{b: b, storage: req.Storage, pauses: make(map[string]time.Time), busy: make(map[string]bool)}
 	b.work.run(sweeper.sweep)
-	return nil
+	return b.opsInitialize(ctx, req)
 }
 
 // periodic is called about every minute. Vault waits for it, so it only wakes
@@ -172,6 +182,7 @@ func (b *backend) invalidate(_ context.Context, key string) {
 	if name, ok := strings.CutPrefix(key, prefixRole); ok {
 		b.roles.put(name, nil)
 	}
+	b.opsInvalidate(key)
 }
 
 // cleanLimit is how long clean waits for calls to databases to end.

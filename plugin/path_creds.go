@@ -33,6 +33,9 @@ func (b *backend) pathCredsRead(ctx context.Context, req *logical.Request, data 
 	if r == nil {
 		return nil, notFound("no role %q; write roles/%s first", name, name)
 	}
+	if err := b.refuseOperationsOnly(ctx, req.Storage, r.DBName); err != nil {
+		return nil, err
+	}
 	var wanted time.Duration
 	if value, ok := data.GetOk("ttl"); ok {
 		wanted = time.Duration(value.(int)) * time.Second

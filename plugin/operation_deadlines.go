@@ -1,0 +1,189 @@
+package plugin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
+)
+
+// watchInterval is how often deadlines are looked at.
+const watchInterval = time.Second
+
+// watchDeadlines looks at deadlines until the instance is cleaned up.
+func (b *backend) watchDeadlines(ctx context.Context, s logical.Storage) {
+	ticker := time.NewTicker(watchInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			if err := b.enforceDeadlines(ctx, s); err != nil && !errors.Is(err, context.Canceled) {
+				b.Logger().Error("deadlines of operations were not enforced", "error", err)
+			}
+		}
+	}
+}
+
+// enforceDeadlines ends operations that nobody took, whose agent fell silent, or
+// that are longer than they may be, and ends accounts of those that have ended.
+// It makes no database call itself.
+func (b *backend) enforceDeadlines(ctx context.Context, s logical.Storage) error {
+	if err := b.loadOperations(ctx, s); err != nil {
+		return err
+	}
+	busy := b.ops.busyOperations()
+	if len(busy) == 0 || !b.WriteSafeReplicationState() {
+		return nil
+	}
+	now := b.now().UTC()
+	var errs []error
+	for _, r := range busy {
+		if b.overdue(r, now) != nil {
+			_, err := b.updateOperation(ctx, s, r.ID, func(r *operationRecord) error {
+				if act := b.overdue(r, now); act != nil {
+					return act(r)
+				}
+				return errUnchanged
+			})
+			if err != nil && !errors.Is(err, errUnchanged) {
+				errs = append(errs, fmt.Errorf("end operation %s: %w", r.ID, err))
+				continue
+			}
+		}
+		if current := b.ops.operation(r.ID); current != nil && current.EndAccounts && current.Claim == nil {
+			b.endAccountsSoon(s, r.ID)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// errUnchanged leaves an operation as it is.
+var errUnchanged = errors.New("unchanged")
+
+// overdue returns what has to happen to the operation now, or nil.
+func (b *backend) overdue(r *operationRecord, now time.Time) func(*operationRecord) error {
+	o := b.ops
+	o.mu.RLock()
+	started := o.started.UTC()
+	heard := o.claimHeard[r.ID]
+	grace := defaultGrace
+	if r.Claim != nil {
+		grace = o.agents[r.Claim.Agent].grace()
+	}
+	o.mu.RUnlock()
+
+	if r.Claim == nil {
+		if (r.State == wire.StateRequested || r.State == wire.StateQueued) && now.Sub(latest(r.UpdatedAt, started)) > maxWait {
+			return func(r *operationRecord) error {
+				r.Result = &wire.Result{Code: wire.CodeExpired, Reason: "no agent took it in time", Hint: "is an agent running that may work on both connections and has a working audit device?"}
+				return r.become(wire.StateExpired, now)
+			}
+		}
+		return nil
+	}
+	if since := latest(heard, r.Claim.ClaimedAt, started); now.Sub(since) > grace {
+		return func(r *operationRecord) error { return b.loseAgent(r, now) }
+	}
+	if r.Claim.Phase == wire.PhaseCleanup {
+		return nil
+	}
+	if now.Sub(r.StartedAt) > r.maxDuration()+deadlineSlack {
+		return func(r *operationRecord) error {
+			return r.fail(wire.Result{Code: wire.CodeDeadline, Reason: fmt.Sprintf("longer than %s", r.maxDuration())}, now)
+		}
+	}
+	return nil
+}
+
+// loseAgent takes the claim from an agent that fell silent.
+func (b *backend) loseAgent(r *operationRecord, now time.Time) error {
+	lost := wire.Result{
+		Code: wire.CodeAgentLost, Reason: fmt.Sprintf("agent %s fell silent", r.Claim.Agent),
+		Hint: "ask again when the agent is back; what it left at the target is removed by the next agent that can",
+	}
+	switch r.Claim.Phase {
+	case wire.PhaseCleanup:
+		r.endClaim(now)
+		r.CleanupSince = now
+		return nil
+	case wire.PhasePlanning:
+		if r.CancelRequested {
+			return r.cancel(now)
+		}
+		if r.PlanningAttempts >= maxPlanningAttempts {
+			return r.fail(lost, now)
+		}
+		if err := r.become(wire.StateRequested, now); err != nil {
+			return err
+		}
+		r.endClaim(now)
+		return nil
+	default:
+		return r.fail(lost, now)
+	}
+}
+
+// cancel ends an operation of which nothing has happened at the target.
+func (r *operationRecord) cancel(now time.Time) error {
+	if err := r.become(wire.StateCancelled, now); err != nil {
+		return err
+	}
+	r.Result = &wire.Result{Code: wire.CodeCancelled, Reason: "cancelled on request"}
+	r.endClaim(now)
+	return nil
+}
+
+func latest(times ...time.Time) time.Time {
+	var last time.Time
+	for _, t := range times {
+		if t.After(last) {
+			last = t
+		}
+	}
+	return last
+}
+
+// endAccountsTimeout bounds one attempt to end an operation's accounts.
+const endAccountsTimeout = 60 * time.Second
+
+// endAccountsSoon ends the accounts of an operation in the background, one
+// attempt at a time; the watcher repeats what did not work.
+func (b *backend) endAccountsSoon(s logical.Storage, id string) {
+	o := b.ops
+	o.mu.Lock()
+	already := o.ending[id]
+	o.ending[id] = true
+	o.mu.Unlock()
+	if already {
+		return
+	}
+	b.work.run(func(ctx context.Context) {
+		defer func() {
+			o.mu.Lock()
+			delete(o.ending, id)
+			o.mu.Unlock()
+		}()
+		ctx, cancel := context.WithTimeout(ctx, endAccountsTimeout)
+		defer cancel()
+		if err := o.accounts.endOperationAccounts(ctx, s, id, ""); err != nil {
+			b.Logger().Warn("accounts of an ended operation are not ended yet", "operation_id", id, "error", err)
+			return
+		}
+		_, err := b.updateOperation(ctx, s, id, func(r *operationRecord) error {
+			if r.Claim != nil {
+				return errUnchanged // a claim was made meanwhile; its end is ours again
+			}
+			r.EndAccounts = false
+			return nil
+		})
+		if err != nil && !errors.Is(err, errUnchanged) {
+			b.Logger().Warn("ended accounts could not be recorded", "operation_id", id, "error", err)
+		}
+	})
+}

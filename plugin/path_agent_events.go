@@ -1,0 +1,227 @@
+package plugin
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
+)
+
+// chainRecord is the end of an agent's chain of events. The events themselves are
+// kept by Vault's audit devices, through which each request passes.
+type chainRecord struct {
+	wire.Chain
+	// Last are the hashes of the last batch: all or a run of it may come again,
+	// when its answer was lost or no audit device took it.
+	Last []string `json:"last"`
+}
+
+// chainOf returns the chain of an agent; chains are kept in memory.
+func (b *backend) chainOf(ctx context.Context, s logical.Storage, agent string) (chainRecord, error) {
+	o := b.ops
+	o.mu.RLock()
+	c, known := o.chains[agent]
+	o.mu.RUnlock()
+	if known {
+		return c, nil
+	}
+	stored, err := getStored[chainRecord](ctx, s, prefixChain+agent)
+	if err != nil {
+		return chainRecord{}, err
+	}
+	c = chainRecord{Chain: wire.Chain{Epoch: "0", Seq: "0"}}
+	if stored != nil {
+		c = *stored
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if newer, known := o.chains[agent]; known { // written while we read
+		return newer, nil
+	}
+	o.chains[agent] = c
+	return c, nil
+}
+
+func (b *backend) chain(ctx context.Context, s logical.Storage, agent string) (wire.Chain, error) {
+	c, err := b.chainOf(ctx, s, agent)
+	return c.Chain, err
+}
+
+func (b *backend) pathAgentEvents(ctx context.Context, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+	r, agent, err := b.agentOperation(ctx, req, d)
+	if err != nil {
+		return nil, err
+	}
+	if !slices.Contains(r.Agents, agent) {
+		return nil, notYourOperation(r.ID, agent)
+	}
+	texts := d.Get(wire.EventsKey).([]string)
+	events, err := readEvents(r, agent, texts)
+	if err != nil {
+		return nil, err
+	}
+	if r.Claim != nil && r.Claim.Agent == agent {
+		b.noteHeard(r.ID)
+	}
+	chain, err := b.extendChain(ctx, req.Storage, agent, texts, events)
+	if err != nil {
+		return nil, err
+	}
+	if err := b.followEvents(ctx, req.Storage, r, agent, events); err != nil {
+		return nil, err
+	}
+	return &logical.Response{Data: map[string]any{"epoch": chain.Epoch, "seq": chain.Seq, "head": chain.Head}}, nil
+}
+
+// readEvents parses a batch and checks that it speaks about this agent and this
+// operation only. Messages name the position, never the content.
+func readEvents(r *operationRecord, agent string, texts []string) ([]wire.Event, error) {
+	if len(texts) == 0 {
+		return nil, invalidField(wire.EventsKey, "there are no events")
+	}
+	size := 0
+	events := make([]wire.Event, 0, len(texts))
+	for i, text := range texts {
+		size += len(text)
+		if size > wire.EventBatchMaxLen {
+			return nil, invalidField(wire.EventsKey, "the batch is larger than %d bytes", wire.EventBatchMaxLen)
+		}
+		var e wire.Event
+		decoder := json.NewDecoder(strings.NewReader(text))
+		decoder.DisallowUnknownFields() // nothing unknown may hide in the audit log
+		if err := decoder.Decode(&e); err != nil || decoder.More() {
+			return nil, invalidField(wire.EventsKey, "event %d is not an event of version 1", i)
+		}
+		switch {
+		case e.V != 1:
+			return nil, invalidField(wire.EventsKey, "event %d has version %d, known is 1", i, e.V)
+		case e.Agent != agent:
+			return nil, invalidField(wire.EventsKey, "event %d is not of agent %s", i, agent)
+		case e.OpID != r.ID:
+			return nil, invalidField(wire.EventsKey, "event %d is not about operation %s", i, r.ID)
+		case e.Operation != r.Kind || e.Source != r.Source || e.Target != r.Target || e.User.EntityID != r.Requester.EntityID:
+			return nil, invalidField(wire.EventsKey, "event %d does not describe operation %s: kind, source, target or user differ", i, r.ID)
+		}
+		events = append(events, e)
+	}
+	return events, nil
+}
+
+// extendChain appends a batch to the agent's chain with one Put, or recognises it
+// as part of the last one.
+func (b *backend) extendChain(ctx context.Context, s logical.Storage, agent string, texts []string, events []wire.Event) (wire.Chain, error) {
+	hashes := make([]string, len(texts))
+	for i, text := range texts {
+		hashes[i] = wire.EventHash(text)
+	}
+	defer b.ops.lock(prefixChain + agent)()
+	stored, err := b.chainOf(ctx, s, agent)
+	if err != nil {
+		return wire.Chain{}, err
+	}
+	if containsRun(stored.Last, hashes) {
+		return stored.Chain, nil
+	}
+	next, err := follow(stored.Chain, hashes, events)
+	if err != nil {
+		return wire.Chain{}, err
+	}
+	record := chainRecord{Chain: next, Last: hashes}
+	if err := putStored(ctx, s, prefixChain+agent, record); err != nil {
+		// It may have been written all the same: read it again before its next use.
+		b.ops.mu.Lock()
+		delete(b.ops.chains, agent)
+		b.ops.mu.Unlock()
+		return wire.Chain{}, err
+	}
+	b.ops.mu.Lock()
+	b.ops.chains[agent] = record
+	b.ops.mu.Unlock()
+	return next, nil
+}
+
+// containsRun tells whether run stands in all, in order and without gaps.
+func containsRun(all, run []string) bool {
+	for start := range all {
+		if len(all)-start >= len(run) && slices.Equal(all[start:start+len(run)], run) {
+			return true
+		}
+	}
+	return false
+}
+
+// follow checks that the events continue the chain and returns its new end.
+func follow(chain wire.Chain, hashes []string, events []wire.Event) (wire.Chain, error) {
+	broken := func(format string, args ...any) (wire.Chain, error) {
+		return wire.Chain{}, &wire.Error{
+			Code: wire.CodeChainBroken, Reason: fmt.Sprintf(format, args...),
+			Hint: fmt.Sprintf("the chain ends at epoch %s, seq %s", chain.Epoch, chain.Seq),
+		}
+	}
+	epoch, err := strconv.ParseUint(chain.Epoch, 10, 63)
+	if err != nil {
+		return wire.Chain{}, fmt.Errorf("read chain: %w", err)
+	}
+	seq, err := strconv.ParseUint(chain.Seq, 10, 63)
+	if err != nil {
+		return wire.Chain{}, fmt.Errorf("read chain: %w", err)
+	}
+	if events[0].Epoch == strconv.FormatUint(epoch+1, 10) {
+		epoch, seq = epoch+1, 0
+	}
+	head := chain.Head
+	for i, e := range events {
+		if e.Epoch != strconv.FormatUint(epoch, 10) || epoch == 0 {
+			return broken("event %d has epoch %q", i, e.Epoch)
+		}
+		if e.Seq != strconv.FormatUint(seq+1, 10) {
+			return broken("event %d has seq %q, expected was %d", i, e.Seq, seq+1)
+		}
+		if e.Prev != head {
+			return broken("event %d does not name the event before it", i)
+		}
+		seq, head = seq+1, hashes[i]
+	}
+	return wire.Chain{Epoch: strconv.FormatUint(epoch, 10), Seq: strconv.FormatUint(seq, 10), Head: head}, nil
+}
+
+// followEvents moves the operation where the events of its running claim say that
+// it is. It is repeatable, because a repeated batch comes here too.
+func (b *backend) followEvents(ctx context.Context, s logical.Storage, r *operationRecord, agent string, events []wire.Event) error {
+	var verifying, switched bool
+	for _, e := range events {
+		verifying = verifying || (e.EventType == wire.EventStepStarted && e.Phase == wire.StepVerify)
+		switched = switched || (e.EventType == wire.EventStepFinished && e.Phase == wire.StepSwitch && e.Outcome == "success")
+	}
+	if !verifying && !switched {
+		return nil
+	}
+	now := b.now().UTC()
+	_, err := b.updateOperation(ctx, s, r.ID, func(r *operationRecord) error {
+		if r.Claim == nil || r.Claim.Agent != agent || r.Claim.Phase != wire.PhaseRunning {
+			return errUnchanged
+		}
+		moves := (verifying || switched) && r.State == wire.StateRunning
+		if !moves && (!switched || r.Switched) {
+			return errUnchanged
+		}
+		r.Switched = r.Switched || switched
+		if moves {
+			return r.become(wire.StateVerifying, now)
+		}
+		r.UpdatedAt = now
+		return nil
+	})
+	if errors.Is(err, errUnchanged) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,302 @@
+package plugin
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
+)
+
+// Limits of one page of operations.
+const (
+	defaultPage = 100
+	maxPage     = 1000
+)
+
+const operationIDRegex = `(?P<id>op-[0-9a-z]{26})`
+
+// visible says which operations a request may see.
+type visible func(b *backend, req *logical.Request) (func(*operationRecord) bool, error)
+
+// ownOnly shows an entity what it asked for.
+func ownOnly(b *backend, req *logical.Request) (func(*operationRecord) bool, error) {
+	who, err := b.identify(req)
+	if err != nil {
+		return nil, err
+	}
+	return func(r *operationRecord) bool { return r.Requester.EntityID == who.EntityID }, nil
+}
+
+// everything is for whom the ACL opens all/.
+func everything(*backend, *logical.Request) (func(*operationRecord) bool, error) {
+	return func(*operationRecord) bool { return true }, nil
+}
+
+func (b *backend) ownOperationPaths() []*framework.Path {
+	return b.operationPathsBelow("operations", ownOnly, "your operations", "An operation of somebody else does not exist here.")
+}
+
+func (b *backend) allOperationPaths() []*framework.Path {
+	return b.operationPathsBelow("all/operations", everything, "operations of everybody", "For auditors and operators; the ACL decides who that is.")
+}
+
+func (b *backend) operationPathsBelow(prefix string, sees visible, whose, note string) []*framework.Path {
+	id := map[string]*framework.FieldSchema{"id": {Type: framework.TypeString, Description: "Id of the operation."}}
+	withID := func(more map[string]*framework.FieldSchema) map[string]*framework.FieldSchema {
+		fields := maps.Clone(id)
+		maps.Copy(fields, more)
+		return fields
+	}
+	part := withID(map[string]*framework.FieldSchema{
+		"part": {Type: framework.TypeString, Default: "0", Description: "Which part of the text, from 0."},
+	})
+	return []*framework.Path{{
+		Pattern: prefix + "/?$",
+		Fields: map[string]*framework.FieldSchema{
+			"state":  {Type: framework.TypeCommaStringSlice, Description: "Only operations in one of these states."},
+			"kind":   {Type: framework.TypeCommaStringSlice, Description: "Only these kinds."},
+			"source": {Type: framework.TypeString, Description: "Only from this connection."},
+			"target": {Type: framework.TypeString, Description: "Only into this connection."},
+			"entity": {Type: framework.TypeString, Description: "Only of the requester with this entity id."},
+			"agent":  {Type: framework.TypeString, Description: "Only of this agent."},
+			"after":  {Type: framework.TypeString, Description: "Only older ones than this id: the last one of the page before."},
+			"limit":  {Type: framework.TypeInt, Default: defaultPage, Description: "How many at most, up to 1000."},
+		},
+		Callbacks: map[logical.Operation]framework.OperationFunc{
+			logical.ListOperation: b.pathOperationList(sees),
+			logical.ReadOperation: b.pathOperationSearch(sees),
+		},
+		HelpSynopsis:    "List or search " + whose + ".",
+		HelpDescription: "LIST answers ids. READ answers operations, newest first, with filters and pages. " + note,
+	}, {
+		Pattern:         prefix + "/" + operationIDRegex + "$",
+		Fields:          id,
+		Callbacks:       map[logical.Operation]framework.OperationFunc{logical.ReadOperation: b.pathOperationRead(sees)},
+		HelpSynopsis:    "One of " + whose + ".",
+		HelpDescription: "Answers state, decision, progress and result. " + note,
+	}, {
+		Pattern: prefix + "/" + operationIDRegex + "/cancel$",
+		Fields:  id,
+		Operations: map[logical.Operation]framework.OperationHandler{
+			logical.UpdateOperation: &framework.PathOperation{Callback: b.pathOperationCancel(sees), ForwardPerformanceStandby: true},
+		},
+		HelpSynopsis: "Cancel one of " + whose + ".",
+		HelpDescription: `
+An operation that nobody works on ends at once. Otherwise its agent stops, undoes
+what it began and ends it; once the copy is in place it is too late. Cancelling
+again is no error.`,
+	}, {
+		Pattern:         prefix + "/" + operationIDRegex + "/plan$",
+		Fields:          part,
+		Callbacks:       map[logical.Operation]framework.OperationFunc{logical.ReadOperation: b.pathOperationText(sees, prefixPlan, "plan")},
+		HelpSynopsis:    "The plan, exactly as its agent sent it.",
+		HelpDescription: "Answers one part of the text, the number of parts and the digest of the whole. " + note,
+	}, {
+		Pattern:         prefix + "/" + operationIDRegex + "/report$",
+		Fields:          part,
+		Callbacks:       map[logical.Operation]framework.OperationFunc{logical.ReadOperation: b.pathOperationText(sees, prefixReport, "report")},
+		HelpSynopsis:    "The report of the run, exactly as its agent sent it.",
+		HelpDescription: "Answers one part of the text, the number of parts and the digest of the whole. " + note,
+	}}
+}
+
+// operationData is what a read answers: wire.Operation and what became of its
+// traces.
+func (b *backend) operationData(r *operationRecord) (map[string]any, error) {
+	op := r.Operation
+	b.ops.mu.RLock()
+	if p, ok := b.ops.progress[r.ID]; ok && r.Claim != nil {
+		op.Progress = &p
+	}
+	b.ops.mu.RUnlock()
+	data, err := responseData(op)
+	if err != nil {
+		return nil, err
+	}
+	if r.Cleanup != cleanupNone {
+		data["cleanup"] = string(r.Cleanup)
+	}
+	return data, nil
+}
+
+func (b *backend) operationResponse(r *operationRecord) (*logical.Response, error) {
+	data, err := b.operationData(r)
+	if err != nil {
+		return nil, err
+	}
+	return &logical.Response{Data: data}, nil
+}
+
+// visibleOperations returns what the request may see, newest first.
+func (b *backend) visibleOperations(ctx context.Context, req *logical.Request, sees visible) ([]*operationRecord, error) {
+	may, err := sees(b, req)
+	if err != nil {
+		return nil, err
+	}
+	if err := b.loadOperations(ctx, req.Storage); err != nil {
+		return nil, err
+	}
+	b.ops.mu.RLock()
+	var records []*operationRecord
+	for _, r := range b.ops.operations {
+		if may(r) {
+			records = append(records, r)
+		}
+	}
+	b.ops.mu.RUnlock()
+	slices.SortFunc(records, func(x, y *operationRecord) int { return strings.Compare(y.ID, x.ID) })
+	return records, nil
+}
+
+// visibleOperation returns one operation. One that must not be seen is answered
+// like one that does not exist.
+func (b *backend) visibleOperation(ctx context.Context, req *logical.Request, id string, sees visible) (*operationRecord, error) {
+	may, err := sees(b, req)
+	if err != nil {
+		return nil, err
+	}
+	if err := b.loadOperations(ctx, req.Storage); err != nil {
+		return nil, err
+	}
+	r := b.ops.operation(id)
+	if r == nil || !may(r) {
+		return nil, errNoOperation(id)
+	}
+	return r, nil
+}
+
+func (b *backend) pathOperationList(sees visible) framework.OperationFunc {
+	return func(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+		records, err := b.visibleOperations(ctx, req, sees)
+		if err != nil {
+			return nil, err
+		}
+		ids := make([]string, 0, len(records))
+		for _, r := range records {
+			ids = append(ids, r.ID)
+		}
+		return logical.ListResponse(ids), nil
+	}
+}
+
+func (b *backend) pathOperationSearch(sees visible) framework.OperationFunc {
+	return func(ctx context.Context, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+		states, kinds := d.Get("state").([]string), d.Get("kind").([]string)
+		for _, state := range states {
+			if !wire.State(state).Valid() {
+				return nil, invalidField("state", "%q is not a state", state)
+			}
+		}
+		for _, kind := range kinds {
+			if !wire.Kind(kind).Valid() {
+				return nil, invalidField("kind", "%q is not a kind of operation", kind)
+			}
+		}
+		limit := d.Get("limit").(int)
+		if limit < 1 || limit > maxPage {
+			return nil, invalidField("limit", "must be from 1 to %d", maxPage)
+		}
+		records, err := b.visibleOperations(ctx, req, sees)
+		if err != nil {
+			return nil, err
+		}
+		equal := func(field, value string) bool {
+			want := d.Get(field).(string)
+			return want == "" || want == value
+		}
+		after := d.Get("after").(string)
+		page, more := []any{}, false
+		for _, r := range records {
+			if (after != "" && r.ID >= after) ||
+				(len(states) > 0 && !slices.Contains(states, string(r.State))) ||
+				(len(kinds) > 0 && !slices.Contains(kinds, string(r.Kind))) ||
+				!equal("source", r.Source) || !equal("target", r.Target) || !equal("entity", r.Requester.EntityID) || !equal("agent", r.Agent) {
+				continue
+			}
+			if len(page) == limit {
+				more = true
+				break
+			}
+			data, err := b.operationData(r)
+			if err != nil {
+				return nil, err
+			}
+			page = append(page, data)
+		}
+		return &logical.Response{Data: map[string]any{"operations": page, "more": more}}, nil
+	}
+}
+
+func (b *backend) pathOperationRead(sees visible) framework.OperationFunc {
+	return func(ctx context.Context, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+		r, err := b.visibleOperation(ctx, req, d.Get("id").(string), sees)
+		if err != nil {
+			return nil, err
+		}
+		return b.operationResponse(r)
+	}
+}
+
+func (b *backend) pathOperationCancel(sees visible) framework.OperationFunc {
+	return func(ctx context.Context, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+		r, err := b.visibleOperation(ctx, req, d.Get("id").(string), sees)
+		if err != nil {
+			return nil, err
+		}
+		if r.State == wire.StateCancelled || (r.CancelRequested && !r.State.Final()) {
+			return b.operationResponse(r)
+		}
+		now := b.now().UTC()
+		r, err = b.updateOperation(ctx, req.Storage, r.ID, func(r *operationRecord) error {
+			switch {
+			case r.State.Final():
+				return &wire.Error{Code: wire.CodeConflict, Reason: fmt.Sprintf("operation %s has ended: %s", r.ID, r.State)}
+			case r.Switched:
+				return &wire.Error{Code: wire.CodeConflict, Reason: fmt.Sprintf("the copy of operation %s is already in place", r.ID)}
+			}
+			r.CancelRequested = true
+			r.UpdatedAt = now
+			if r.Claim == nil {
+				return r.cancel(now)
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+		return b.operationResponse(r)
+	}
+}
+
+// pathOperationText reads a stored text in parts of at most wire.PlanPartBytes.
+func (b *backend) pathOperationText(sees visible, prefix, what string) framework.OperationFunc {
+	return func(ctx context.Context, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+		r, err := b.visibleOperation(ctx, req, d.Get("id").(string), sees)
+		if err != nil {
+			return nil, err
+		}
+		text, err := getText(ctx, req.Storage, prefix+r.ID+"/")
+		if err != nil {
+			return nil, err
+		}
+		if text == nil {
+			return nil, notFound("operation %s has no %s", r.ID, what)
+		}
+		parts := splitText(*text)
+		n, err := strconv.Atoi(d.Get("part").(string))
+		if err != nil || n < 0 || n >= len(parts) {
+			return nil, invalidField("part", "must be a number from 0 to %d", len(parts)-1)
+		}
+		return &logical.Response{Data: map[string]any{
+			"part": strconv.Itoa(n), "parts": strconv.Itoa(len(parts)), "text": parts[n],
+			what + "_digest": wire.Digest([]byte(*text)),
+		}}, nil
+	}
+}

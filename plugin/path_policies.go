@@ -1,0 +1,247 @@
+package plugin
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/internal/policy"
+	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
+)
+
+// defaultOperationsPerHour is what a policy permits that does not say.
+const defaultOperationsPerHour = 10
+
+func (b *backend) policyPaths() []*framework.Path {
+	return []*framework.Path{{
+		Pattern:         "policies/?$",
+		Callbacks:       map[logical.Operation]framework.OperationFunc{logical.ListOperation: b.pathPolicyList},
+		HelpSynopsis:    "Names of the policies.",
+		HelpDescription: "Lists the policies that decide about operations. Without any, every operation is refused.",
+	}, {
+		Pattern: "policies/" + framework.GenericNameRegex("name") + "$",
+		Fields:  policyFields(),
+		Operations: map[logical.Operation]framework.OperationHandler{
+			logical.ReadOperation:   &framework.PathOperation{Callback: b.pathPolicyRead},
+			logical.UpdateOperation: &framework.PathOperation{Callback: b.pathPolicyWrite, ForwardPerformanceStandby: true},
+			logical.DeleteOperation: &framework.PathOperation{Callback: b.pathPolicyDelete, ForwardPerformanceStandby: true},
+		},
+		HelpSynopsis: "Who may do which operations under which rules.",
+		HelpDescription: `
+Entities, groups, operations, sources, targets and labels select what a policy
+speaks about; the other fields are its rules. An operation needs one policy that
+speaks about it, and every policy that does must allow it. Fields that are not
+given keep their value, or get their default on a new policy.`,
+	}}
+}
+
+func policyFields() map[string]*framework.FieldSchema {
+	list := func(d string) *framework.FieldSchema {
+		return &framework.FieldSchema{Type: framework.TypeCommaStringSlice, Description: d}
+	}
+	labels := func(d string) *framework.FieldSchema {
+		return &framework.FieldSchema{Type: framework.TypeKVPairs, Description: d}
+	}
+	flag := func(d string, def bool) *framework.FieldSchema {
+		return &framework.FieldSchema{Type: framework.TypeBool, Default: def, Description: d}
+	}
+	number := func(d string) *framework.FieldSchema {
+		return &framework.FieldSchema{Type: framework.TypeInt, Description: d + " 0 means no limit."}
+	}
+	perHour := number("Operations of one entity in any 60 minutes.")
+	perHour.Default = defaultOperationsPerHour
+	return map[string]*framework.FieldSchema{
+		"name":          {Type: framework.TypeString, Description: "Name of the policy."},
+		"entities":      list("Who: entity ids; * means everybody."),
+		"groups":        list("Who: ids of identity groups."),
+		"operations":    list("What: kinds of operation the policy speaks about; all when empty."),
+		"sources":       list("What: connection names of sources, globs allowed."),
+		"targets":       list("What: connection names of targets, globs allowed."),
+		"source_labels": labels("What: label values the source must have, globs allowed."),
+		"target_labels": labels("What: label values the target must have, globs allowed."),
+
+		policy.RuleRequireAuthentication:      flag("An entity must stand behind the request. One is needed anyway; false lifts nothing.", true),
+		policy.RuleAllowCrossEngineOperations: flag("Source and target may be of different engines.", false),
+		policy.RuleEnableNetworkIsolation:     flag("Only in a sandbox without a network. Every sandbox is one; false lifts nothing.", true),
+		policy.RuleAuditOperations:            flag("Only on agents that see a working audit device. Others get no work; false lifts nothing.", true),
+		policy.RuleMaxOperationsPerHour:       perHour,
+		policy.RuleAllowedOperations:          list("Kinds of operation permitted, or *. None makes the policy a prohibition."),
+
+		policy.RuleMaxOperationsPerHourSource: number("Operations from one source in any 60 minutes."),
+		policy.RuleMaxOperationsPerHourTarget: number("Operations into one target in any 60 minutes."),
+		policy.RuleMaxOperationsPerHourMount:  number("Operations of the whole mount in any 60 minutes."),
+		policy.RuleMaxConcurrent:              number("Unfinished operations of one entity."),
+		"max_duration":                        {Type: framework.TypeDurationSecond, Description: "How long planning and running may take. 0 means the default of 4 hours."},
+		policy.RuleMaxBytes:                   {Type: framework.TypeInt64, Description: "Bytes of the source. 0 means no limit."},
+		policy.RuleMaxRows:                    {Type: framework.TypeInt64, Description: "Rows of the source. 0 means no limit."},
+		policy.RuleRequireTLS:                 flag("Both connections must be encrypted.", false),
+		policy.RuleAllowProtectedTarget:       flag("The target may be a protected connection.", false),
+	}
+}
+
+func (b *backend) pathPolicyList(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+	if err := b.loadOperations(ctx, req.Storage); err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, p := range b.ops.policyList() {
+		names = append(names, p.Name)
+	}
+	slices.Sort(names)
+	return logical.ListResponse(names), nil
+}
+
+func (b *backend) pathPolicyRead(ctx context.Context, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+	if err := b.loadOperations(ctx, req.Storage); err != nil {
+		return nil, err
+	}
+	b.ops.mu.RLock()
+	p, ok := b.ops.policies[d.Get("name").(string)]
+	b.ops.mu.RUnlock()
+	if !ok {
+		return nil, nil
+	}
+	data, err := responseData(p)
+	if err != nil {
+		return nil, err
+	}
+	data["max_duration"] = int64(p.MaxDuration / time.Second)
+	for _, field := range []string{"entities", "groups", "operations", "sources", "targets", policy.RuleAllowedOperations} {
+		if data[field] == nil {
+			data[field] = []any{}
+		}
+	}
+	return &logical.Response{Data: data}, nil
+}
+
+func (b *backend) pathPolicyWrite(ctx context.Context, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+	if err := b.loadOperations(ctx, req.Storage); err != nil {
+		return nil, err
+	}
+	name := d.Get("name").(string)
+	defer b.ops.lock(prefixPolicy + name)()
+	b.ops.mu.RLock()
+	p, exists := b.ops.policies[name]
+	b.ops.mu.RUnlock()
+
+	given := func(field string) bool {
+		if exists {
+			_, ok := d.GetOk(field)
+			return ok
+		}
+		return true // the default counts
+	}
+	for field, into := range map[string]*[]string{
+		"entities": &p.Entities, "groups": &p.Groups, "sources": &p.Sources, "targets": &p.Targets,
+		policy.RuleAllowedOperations: &p.AllowedOperations,
+	} {
+		if given(field) {
+			*into = d.Get(field).([]string)
+		}
+	}
+	if given("operations") {
+		p.Operations = nil
+		for _, kind := range d.Get("operations").([]string) {
+			p.Operations = append(p.Operations, wire.Kind(kind))
+		}
+	}
+	for field, into := range map[string]*map[string]string{"source_labels": &p.SourceLabels, "target_labels": &p.TargetLabels} {
+		if given(field) {
+			*into = pairs(d.Get(field).(map[string]string))
+		}
+	}
+	for field, into := range map[string]*bool{
+		policy.RuleRequireAuthentication: &p.RequireAuthentication, policy.RuleAllowCrossEngineOperations: &p.AllowCrossEngineOperations,
+		policy.RuleEnableNetworkIsolation: &p.EnableNetworkIsolation, policy.RuleAuditOperations: &p.AuditOperations,
+		policy.RuleRequireTLS: &p.RequireTLS, policy.RuleAllowProtectedTarget: &p.AllowProtectedTarget,
+	} {
+		if given(field) {
+			*into = d.Get(field).(bool)
+		}
+	}
+	for field, into := range map[string]*int{
+		policy.RuleMaxOperationsPerHour: &p.MaxOperationsPerHour, policy.RuleMaxOperationsPerHourSource: &p.MaxOperationsPerHourSource,
+		policy.RuleMaxOperationsPerHourTarget: &p.MaxOperationsPerHourTarget, policy.RuleMaxOperationsPerHourMount: &p.MaxOperationsPerHourMount,
+		policy.RuleMaxConcurrent: &p.MaxConcurrent,
+	} {
+		if given(field) {
+			*into = d.Get(field).(int)
+		}
+	}
+	for field, into := range map[string]*int64{policy.RuleMaxBytes: &p.MaxBytes, policy.RuleMaxRows: &p.MaxRows} {
+		if given(field) {
+			*into = d.Get(field).(int64)
+		}
+	}
+	if given("max_duration") {
+		p.MaxDuration = time.Duration(d.Get("max_duration").(int)) * time.Second
+	}
+	p.Name = name
+	p.Version++
+	if err := p.Validate(); err != nil {
+		return nil, err
+	}
+	if err := putStored(ctx, req.Storage, prefixPolicy+name, p); err != nil {
+		b.opsInvalidate(prefixPolicy + name)
+		return nil, err
+	}
+	b.ops.mu.Lock()
+	b.ops.policies[name] = p
+	b.ops.mu.Unlock()
+	return nil, nil
+}
+
+func (b *backend) pathPolicyDelete(ctx context.Context, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+	if err := b.loadOperations(ctx, req.Storage); err != nil {
+		return nil, err
+	}
+	name := d.Get("name").(string)
+	defer b.ops.lock(prefixPolicy + name)()
+	if err := deleteStored(ctx, req.Storage, prefixPolicy+name); err != nil {
+		b.opsInvalidate(prefixPolicy + name)
+		return nil, err
+	}
+	b.ops.mu.Lock()
+	delete(b.ops.policies, name)
+	b.ops.mu.Unlock()
+	return nil, nil
+}
+
+// responseData turns a value of wire into what a response carries: plain maps and
+// lists, as they arrive at the other side anyway.
+func responseData(value any) (map[string]any, error) {
+	content, err := json.Marshal(value)
+	if err != nil {
+		return nil, fmt.Errorf("encode answer: %w", err)
+	}
+	data := map[string]any{}
+	if err := json.Unmarshal(content, &data); err != nil {
+		return nil, fmt.Errorf("encode answer: %w", err)
+	}
+	return data, nil
+}
+
+// pairs also reads "a=1,b=2" in one value, which the field type of the sdk takes
+// for one pair: people write it that way.
+func pairs(given map[string]string) map[string]string {
+	all := make(map[string]string, len(given))
+	for key, value := range given {
+		pieces := strings.Split(value, ",")
+		if slices.ContainsFunc(pieces[1:], func(piece string) bool { return !strings.Contains(piece, "=") }) {
+			all[key] = value
+			continue
+		}
+		all[key] = pieces[0]
+		for _, piece := range pieces[1:] {
+			k, v, _ := strings.Cut(piece, "=")
+			all[strings.TrimSpace(k)] = v
+		}
+	}
+	return all
+}
