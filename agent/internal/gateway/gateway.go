@@ -53,6 +53,9 @@ type Config struct {
 	MaxBytes    int64
 	MaxConns    int           // at one time, per side; default 32
 	DialTimeout time.Duration // default 10 s
+	// Dial connects to host:port over tcp; default a [net.Dialer], which resolves
+	// names as the host does.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
 // Traffic is what a side has carried so far.
@@ -70,6 +73,9 @@ type Traffic struct {
 type Gateway struct {
 	dir  string
 	side map[wire.Side]*side
+
+	closing sync.Mutex // one Close at a time
+	closed  bool       // guarded by closing; then dir may be another gateway's
 }
 
 // Open makes the directory and the sockets and starts forwarding. On error
@@ -81,11 +87,16 @@ func Open(config Config, log hclog.Logger) (*Gateway, error) {
 	if config.DialTimeout == 0 {
 		config.DialTimeout = defaultDialTimeout
 	}
+	if config.Dial == nil {
+		config.Dial = (&net.Dialer{}).DialContext
+	}
+	//nolint:gosec // the worker, another user, must get in; others stop at the directory above
 	if err := os.MkdirAll(config.Dir, 0o755); err != nil {
 		return nil, fmt.Errorf("make operation directory: %w", err)
 	}
 	g := &Gateway{dir: config.Dir, side: make(map[wire.Side]*side)}
 	// MkdirAll is subject to the umask.
+	//nolint:gosec // as above
 	if err := os.Chmod(config.Dir, 0o755); err != nil {
 		return nil, errors.Join(fmt.Errorf("set mode of operation directory: %w", err), g.Close())
 	}
@@ -119,13 +130,34 @@ func (g *Gateway) Traffic(name wire.Side) Traffic {
 // Close ends every connection at once, waits until nothing is forwarded any more
 // and removes sockets and directory. Closing twice is fine.
 func (g *Gateway) Close() error {
+	g.closing.Lock()
+	defer g.closing.Unlock()
+	if g.closed {
+		return nil
+	}
 	for _, s := range g.side {
 		s.stop()
 	}
 	for _, s := range g.side {
 		s.running.Wait()
 	}
-	if err := os.RemoveAll(g.dir); err != nil {
+	if err := Remove(g.dir); err != nil {
+		return err
+	}
+	g.closed = true
+	return nil
+}
+
+// Remove removes what a gateway left in dir when its process died, and dir.
+// Nothing there is fine. Anything but sockets of ours is left alone, with an
+// error.
+func Remove(dir string) error {
+	for _, name := range sandbox.Sides() {
+		if err := os.Remove(filepath.Join(dir, sandbox.SocketName(name))); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("remove socket: %w", err)
+		}
+	}
+	if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove operation directory: %w", err)
 	}
 	return nil
@@ -135,6 +167,7 @@ func (g *Gateway) Close() error {
 type side struct {
 	log         hclog.Logger
 	address     string // host:port of the database
+	dial        func(ctx context.Context, network, address string) (net.Conn, error)
 	dialTimeout time.Duration
 	maxConns    int
 	listener    *net.UnixListener
@@ -172,12 +205,14 @@ func openSide(config Config, name wire.Side, endpoint wire.Endpoint, log hclog.L
 		return nil, fmt.Errorf("listen for the worker: %w", err)
 	}
 	// The worker is another user; who may get here is decided by the directory.
+	//nolint:gosec // connecting needs the right to write
 	if err := os.Chmod(path, 0o666); err != nil {
 		return nil, errors.Join(fmt.Errorf("set mode of socket: %w", err), listener.Close())
 	}
 	s := &side{
 		log:         log,
 		address:     net.JoinHostPort(endpoint.Host, strconv.Itoa(endpoint.Port)),
+		dial:        config.Dial,
 		dialTimeout: config.DialTimeout,
 		maxConns:    config.MaxConns,
 		listener:    listener,
@@ -255,8 +290,9 @@ func (s *side) forward(conn *net.UnixConn) {
 	if err := conn.SetWriteBuffer(unixWriteBuffer); err != nil {
 		s.log.Warn("write buffer stays small", "error", err)
 	}
-	dialer := net.Dialer{Timeout: s.dialTimeout}
-	server, err := dialer.DialContext(s.ctx, "tcp", s.address)
+	ctx, cancel := context.WithTimeout(s.ctx, s.dialTimeout)
+	server, err := s.dial(ctx, "tcp", s.address)
+	cancel()
 	if err != nil {
 		if s.ctx.Err() == nil {
 			s.mu.Lock()

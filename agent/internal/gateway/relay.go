@@ -70,8 +70,9 @@ func copyAll(to, from net.Conn, f *flow) {
 				return
 			}
 			if n == len(buffer) && large == nil {
-				large = largeBuffers.Get().(*[largeBuffer]byte)
-				buffer = large[:]
+				if pooled, ok := largeBuffers.Get().(*[largeBuffer]byte); ok {
+					large, buffer = pooled, pooled[:]
+				}
 			}
 		}
 		if err != nil {

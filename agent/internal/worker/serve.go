@@ -32,7 +32,7 @@ const stopTime = 3 * time.Second
 // core dumps it turns off.
 func Serve(ctx context.Context, stdin io.Reader, stdout, stderr io.Writer, engines []engine.Engine) int {
 	redact := newRedactor(stderr)
-	log := hclog.New(&hclog.LoggerOptions{Name: "worker", Output: redact, JSONFormat: true, Level: hclog.Info})
+	log := newLog(redact)
 	if err := harden(); err != nil {
 		log.Error("process cannot be hardened", "error", err)
 		return ExitBroken
@@ -42,14 +42,33 @@ func Serve(ctx context.Context, stdin io.Reader, stdout, stderr io.Writer, engin
 	if os.Getpid() == 1 {
 		defer reapOrphans(ctx, log)()
 	}
-	s := newServer(serverConfig{
-		out: stdout, redact: redact, log: log, engines: engines,
-		socketDir: sandbox.SocketDir, tempDir: os.TempDir(), stopTime: stopTime,
-	})
 	// A stuck engine must not keep the process: neither this function's caller
 	// nor a deferred call is waited for.
-	s.onStop = func() {
+	stopping := func() {
 		time.AfterFunc(stopTime+time.Second/2, func() { os.Exit(ExitStuck) })
 	}
+	return serveAt(ctx, sandbox.SocketDir, stdin, stdout, redact, log, engines, stopping)
+}
+
+// ServeAt is [Serve] without what concerns the whole process: signals, children,
+// core dumps and the hard end. Its sockets are in socketDir. It is what a fake
+// sandbox runs.
+func ServeAt(ctx context.Context, socketDir string, stdin io.Reader, stdout, stderr io.Writer, engines []engine.Engine) int {
+	redact := newRedactor(stderr)
+	return serveAt(ctx, socketDir, stdin, stdout, redact, newLog(redact), engines, func() {})
+}
+
+func newLog(redact *redactor) hclog.Logger {
+	return hclog.New(&hclog.LoggerOptions{Name: "worker", Output: redact, JSONFormat: true, Level: hclog.Info})
+}
+
+func serveAt(ctx context.Context, socketDir string, stdin io.Reader, stdout io.Writer, redact *redactor, log hclog.Logger,
+	engines []engine.Engine, stopping func(),
+) int {
+	s := newServer(serverConfig{
+		out: stdout, redact: redact, log: log, engines: engines,
+		socketDir: socketDir, tempDir: os.TempDir(), stopTime: stopTime,
+	})
+	s.onStop = stopping
 	return s.serve(ctx, stdin)
 }
