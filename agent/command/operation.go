@@ -44,7 +44,7 @@ func (o *operationCommand) Help() string {
   Shows one operation: the decision, the plan's digest, how long each step took,
   and for each table its rows and digests on both sides.
 
-      $ dbops operation -follow clone-01kaysfqcv4d5nvsxgtv1fbkgs` + optionsHelp(o.flags())
+      $ dbops operation -follow op-01kaysfqcv4d5nvsxgtv1fbkgs` + optionsHelp(o.flags())
 }
 
 // Run does what the options say.

@@ -27,6 +27,7 @@ func (o *operationsCommand) flags() *flag.FlagSet {
 	set := newFlags("operations")
 	o.vault.register(set)
 	set.StringVar(&o.state, "state", "", "`State` to list only, e.g. running or failed.")
+	set.IntVar(&o.filter.Limit, "limit", 50, "`Number` of operations at most, up to 1000.")
 	set.BoolVar(&o.all, "all", false, "Everybody's; needs the ACL policy of an operator or auditor.")
 	return set
 }
@@ -45,7 +46,7 @@ func (o *operationsCommand) Help() string {
 
 // Run lists them.
 func (o *operationsCommand) Run(args []string) int {
-	operations, err := o.list(args)
+	operations, more, err := o.list(args)
 	if err != nil {
 		return o.console.fail("operations", o.vault.format, err)
 	}
@@ -73,23 +74,29 @@ func (o *operationsCommand) Run(args []string) int {
 	if err := table.Flush(); err != nil {
 		return o.console.fail("operations", o.vault.format, err)
 	}
+	if more {
+		fmt.Fprintf(o.console.stdout, "There are more; see -limit.\n")
+	}
 	return 0
 }
 
-func (o *operationsCommand) list(args []string) ([]wire.Operation, error) {
+func (o *operationsCommand) list(args []string) (operations []wire.Operation, more bool, err error) {
 	if _, err := parse(o.flags(), args); err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	if err := checkFormat(o.vault.format); err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	o.filter.State = wire.State(o.state)
 	if o.state != "" && !o.filter.State.Valid() {
-		return nil, usageError("-state is %q; it must be one of %v", o.state, wire.States())
+		return nil, false, usageError("-state is %q; it must be one of %v", o.state, wire.States())
+	}
+	if o.filter.Limit < 1 || o.filter.Limit > 1000 {
+		return nil, false, usageError("-limit is %d; it must be 1 to 1000", o.filter.Limit)
 	}
 	client, err := o.console.dial(o.vault)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	ctx, stop := o.console.interruptible()
 	defer stop()

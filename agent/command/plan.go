@@ -9,7 +9,6 @@ import (
 	"github.com/hashicorp/cli"
 
 	"github.com/dbops-io/vault-plugin-secrets-dbops/agent/internal/vault"
-	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
 )
 
 // planCommand shows the plan of an operation and checks its digest.
@@ -39,12 +38,12 @@ func (p *planCommand) Help() string {
   with its columns. The digest of the text is taken here again and compared with
   the one Vault recorded. With -format=json the text is printed byte for byte.
 
-      $ dbops plan clone-01kaysfqcv4d5nvsxgtv1fbkgs` + optionsHelp(p.flags())
+      $ dbops plan op-01kaysfqcv4d5nvsxgtv1fbkgs` + optionsHelp(p.flags())
 }
 
 // Run shows it.
 func (p *planCommand) Run(args []string) int {
-	text, err := p.read(args)
+	text, digest, err := p.read(args)
 	if err != nil {
 		return p.console.fail("plan", p.vault.format, err)
 	}
@@ -56,24 +55,24 @@ func (p *planCommand) Run(args []string) int {
 	if err := json.Indent(&indented, []byte(text), "", "  "); err != nil {
 		return p.console.fail("plan", p.vault.format, fmt.Errorf("read plan: %w", err))
 	}
-	fmt.Fprintf(p.console.stdout, "%s\n\nDigest: %s (checked)\n", indented.String(), wire.Digest([]byte(text)))
+	fmt.Fprintf(p.console.stdout, "%s\n\nDigest: %s (checked)\n", indented.String(), digest)
 	return 0
 }
 
-func (p *planCommand) read(args []string) (string, error) {
+func (p *planCommand) read(args []string) (text, digest string, err error) {
 	words, err := parse(p.flags(), args, "id")
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
 	if err := checkFormat(p.vault.format); err != nil {
-		return "", err
+		return "", "", err
 	}
 	if !connectionName.MatchString(words[0]) {
-		return "", usageError("%q is no operation's id", words[0])
+		return "", "", usageError("%q is no operation's id", words[0])
 	}
 	client, err := p.console.dial(p.vault)
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
 	requester := vault.NewRequester(client)
 	if p.all {

@@ -185,7 +185,6 @@ func aclRules(d Duty, m, accessor string) []aclRule {
 	case DutyPolicyAdmin:
 		return []aclRule{
 			{"", m + "/policies/*", aclManage},
-			{"Dry runs.", m + "/policies/+/evaluate", aclUpdate},
 			{"Labels to write rules about.", m + "/connections/*", aclList},
 			info,
 		}

@@ -102,11 +102,12 @@ func (c *Client) SetToken(token wire.Secret) { c.token.Store(&token) }
 
 // request is one call of Vault's HTTP API.
 type request struct {
-	do        string // verb and object, for errors: "poll for work"
-	method    string // GET, PUT, DELETE or LIST
-	path      string // below /v1/
-	body      any    // encoded as JSON; nil: none
-	operation string // sent as X-Correlation-Id, which Vault audits by itself
+	do        string              // verb and object, for errors: "poll for work"
+	method    string              // GET, PUT, DELETE or LIST
+	path      string              // below /v1/
+	query     map[string][]string // of a GET
+	body      any                 // encoded as JSON; nil: none
+	operation string              // sent as X-Correlation-Id, which Vault audits by itself
 	token     *wire.Secret
 	wrapTTL   time.Duration // ask for a wrapped answer
 	timeout   time.Duration // DefaultTimeout when zero
@@ -223,7 +224,7 @@ func (c *Client) send(ctx context.Context, r request) (*api.Response, error) {
 	}).Logical()
 	switch r.method {
 	case http.MethodGet:
-		return logical.ReadRawWithContext(ctx, r.path)
+		return logical.ReadRawWithDataWithContext(ctx, r.path, r.query)
 	case "LIST":
 		return logical.ReadRawWithDataWithContext(ctx, r.path, map[string][]string{"list": {"true"}})
 	case http.MethodDelete:

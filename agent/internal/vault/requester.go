@@ -2,10 +2,11 @@ package vault
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net/http"
-	"slices"
-	"sort"
+	"strconv"
+	"strings"
 
 	"github.com/dbops-io/vault-plugin-secrets-dbops/agent/internal/operation"
 	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
@@ -97,43 +98,75 @@ func (r *Requester) operation(ctx context.Context, call request) (wire.Operation
 // Filter says which operations to list.
 type Filter struct {
 	State wire.State // empty: any
+	Limit int        // at most so many, 1 to 1000
 }
 
-// Operations lists operations, the newest first.
-func (r *Requester) Operations(ctx context.Context, f Filter) ([]wire.Operation, error) {
+// Operations lists operations, the newest first. More says that there are older
+// ones than the limit let through.
+func (r *Requester) Operations(ctx context.Context, f Filter) (operations []wire.Operation, more bool, err error) {
 	path := r.client.mount.Operations()
 	if r.all {
 		path = r.client.mount.AllOperations()
 	}
-	var answer struct {
-		Operations []wire.Operation `json:"operations"`
+	query := map[string][]string{"limit": {strconv.Itoa(f.Limit)}}
+	if f.State != "" {
+		query["state"] = []string{string(f.State)}
 	}
-	if _, err := r.client.do(ctx, request{do: "list operations", method: http.MethodGet, path: path}, &answer); err != nil {
+	var page struct {
+		Operations []wire.Operation `json:"operations"`
+		More       bool             `json:"more"`
+	}
+	_, err = r.client.do(ctx, request{do: "list operations", method: http.MethodGet, path: path, query: query}, &page)
+	return page.Operations, page.More, err
+}
+
+// Report reads what the agent reported of the run; nil when there is nothing yet.
+func (r *Requester) Report(ctx context.Context, id string) (*operation.Report, error) {
+	text, _, err := r.text(ctx, id, "report")
+	if CodeOf(err) == wire.CodeNotFound {
+		return nil, nil
+	}
+	if err != nil {
 		return nil, err
 	}
-	operations := slices.DeleteFunc(answer.Operations, func(op wire.Operation) bool {
-		return f.State != "" && op.State != f.State
-	})
-	newestFirst(operations)
-	return operations, nil
+	var report operation.Report
+	if err := json.Unmarshal([]byte(text), &report); err != nil {
+		return nil, undecodable("read report of operation "+id, err)
+	}
+	return &report, nil
 }
 
-// Report reads what the agent reported at the end; nil when there is nothing.
-func (r *Requester) Report(ctx context.Context, id string) (*operation.Report, error) {
-	return nil, nil
+// Plan reads the text of a plan, checked against the digest Vault recorded.
+func (r *Requester) Plan(ctx context.Context, id string) (text, digest string, err error) {
+	return r.text(ctx, id, "plan")
 }
 
-// Plan reads the text of a plan and checks it against its digest.
-func (r *Requester) Plan(ctx context.Context, id string) (string, error) {
-	return "", nil
-}
-
-// newestFirst sorts operations as people look for them.
-func newestFirst(operations []wire.Operation) {
-	sort.Slice(operations, func(i, j int) bool {
-		if !operations[i].CreatedAt.Equal(operations[j].CreatedAt) {
-			return operations[i].CreatedAt.After(operations[j].CreatedAt)
+// text reads one of an operation's texts, part by part, and takes its digest.
+func (r *Requester) text(ctx context.Context, id, what string) (text, digest string, err error) {
+	call := request{do: "read " + what + " of operation " + id, method: http.MethodGet, path: r.path(id, what), operation: id}
+	var whole strings.Builder
+	for part, parts := 0, 1; part < parts; part++ {
+		call.query = map[string][]string{"part": {strconv.Itoa(part)}}
+		var answer struct {
+			Parts  string `json:"parts"`
+			Text   string `json:"text"`
+			Plan   string `json:"plan_digest"`
+			Report string `json:"report_digest"`
 		}
-		return operations[i].ID > operations[j].ID
-	})
+		if _, err := r.client.do(ctx, call, &answer); err != nil {
+			return "", "", err
+		}
+		if parts, err = strconv.Atoi(answer.Parts); err != nil {
+			return "", "", undecodable(call.do, err)
+		}
+		digest = answer.Plan + answer.Report
+		whole.WriteString(answer.Text)
+	}
+	if got := wire.Digest([]byte(whole.String())); got != digest {
+		return "", "", &Error{Do: call.do, Status: http.StatusOK, Err: fmt.Errorf("digest %s", got), Wire: &wire.Error{
+			Code: wire.CodeCheckFailed, Reason: fmt.Sprintf("the %s that was read does not have the digest Vault recorded, %s", what, digest),
+			Hint: "read it again: it may have been replaced meanwhile",
+		}}
+	}
+	return whole.String(), digest, nil
 }

@@ -180,11 +180,11 @@ func (o *Operator) catalog(ctx context.Context, s Setup) error {
 		return nil
 	}
 	object, path := "plugin "+s.PluginName, "sys/plugins/catalog/secret/"+s.PluginName
-	current, registered, err := o.registered(ctx, s.PluginName, s.PluginVersion)
+	registered, same, err := o.registered(ctx, s)
 	if err != nil {
 		return err
 	}
-	if registered && current == s.PluginSHA256 {
+	if same {
 		o.keep(object, "sha256 "+s.PluginSHA256)
 		return nil
 	}
@@ -211,26 +211,44 @@ func (o *Operator) catalog(ctx context.Context, s Setup) error {
 	}, "sys/plugins/reload/backend", map[string]string{"plugin": s.PluginName})
 }
 
-// registered returns the digest that the catalog has for one version of a secrets
-// plugin; version "" is the one registered without.
-func (o *Operator) registered(ctx context.Context, name, version string) (sha256 string, found bool, err error) {
+// registered tells whether the catalog has the plugin, and whether it has this
+// binary of it. A plugin registered without a version stands there under the one
+// it reports.
+func (o *Operator) registered(ctx context.Context, s Setup) (some, same bool, err error) {
+	type entry struct {
+		Type    string `json:"type"`
+		Name    string `json:"name"`
+		Version string `json:"version"`
+		SHA256  string `json:"sha256"`
+		Command string `json:"command"`
+	}
 	var catalog struct {
-		Detailed []struct {
-			Type    string `json:"type"`
-			Name    string `json:"name"`
-			Version string `json:"version"`
-			SHA256  string `json:"sha256"`
-		} `json:"detailed"`
+		Detailed []entry `json:"detailed"`
 	}
 	if _, err := o.read(ctx, "plugin catalog", "sys/plugins/catalog", &catalog); err != nil {
-		return "", false, err
+		return false, false, err
 	}
-	for _, entry := range catalog.Detailed {
-		if entry.Type == "secret" && entry.Name == name && entry.Version == version {
-			return entry.SHA256, true, nil
+	for _, found := range catalog.Detailed {
+		if found.Type != "secret" || found.Name != s.PluginName || s.PluginVersion != "" && found.Version != s.PluginVersion {
+			continue
+		}
+		some = true
+		if found.SHA256 != s.PluginSHA256 {
+			continue
+		}
+		// The list does not tell the program's name.
+		call := request{do: "read plugin catalog", method: http.MethodGet, path: "sys/plugins/catalog/secret/" + s.PluginName}
+		if found.Version != "" {
+			call.query = map[string][]string{"version": {found.Version}}
+		}
+		if _, err := o.client.do(ctx, call, &found); err != nil {
+			return false, false, err
+		}
+		if found.Command == s.PluginCommand {
+			return true, true, nil
 		}
 	}
-	return "", false, nil
+	return some, false, nil
 }
 
 // mountInfo is what sys/mounts and sys/auth tell of one mount.

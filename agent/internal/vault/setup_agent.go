@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -84,7 +85,7 @@ func (o *Operator) agentRole(ctx context.Context, s Setup) error {
 		{"secret_id_num_uses", "1"},
 		{"secret_id_ttl", strconv.Itoa(int(s.Agent.WrapTTL.Seconds()))},
 		{"secret_id_bound_cidrs", strings.Join(s.Agent.BoundCIDRs, ",")},
-		{"token_bound_cidrs", strings.Join(s.Agent.BoundCIDRs, ",")},
+		{"token_bound_cidrs", strings.Join(hostsBare(s.Agent.BoundCIDRs), ",")},
 	}
 	var current map[string]any
 	found, err := o.read(ctx, "approle "+s.Agent.Name, role, &current)
@@ -110,6 +111,19 @@ func (o *Operator) agentRole(ctx context.Context, s Setup) error {
 	return o.apply(ctx, Action{
 		Verb: verb, Object: "approle " + s.Agent.Name, Detail: strings.Join(differs, ", "), Command: command,
 	}, role, body)
+}
+
+// hostsBare writes networks of one host without a mask, as Vault answers them for
+// tokens.
+func hostsBare(cidrs []string) []string {
+	bare := make([]string, 0, len(cidrs))
+	for _, cidr := range cidrs {
+		if prefix, err := netip.ParsePrefix(cidr); err == nil && prefix.IsSingleIP() {
+			cidr = prefix.Addr().String()
+		}
+		bare = append(bare, cidr)
+	}
+	return bare
 }
 
 // settingText is a value of an answer in the form it is written in.

@@ -4,11 +4,6 @@ path "dbops/policies/*" {
   capabilities = ["create", "read", "update", "delete", "list"]
 }
 
-# Dry runs.
-path "dbops/policies/+/evaluate" {
-  capabilities = ["create", "update"]
-}
-
 # Labels to write rules about.
 path "dbops/connections/*" {
   capabilities = ["read", "list"]
