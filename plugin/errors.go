@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 
 	"github.com/hashicorp/vault/sdk/logical"
 
@@ -20,6 +21,9 @@ import (
 // request. Everything else is a defect or a failed storage: it is logged, and the
 // caller is told no more than the code internal.
 func (b *backend) answer(req *logical.Request, resp *logical.Response, err error) (*logical.Response, error) {
+	if err == nil && resp.IsError() {
+		err = validationError(resp)
+	}
 	if err == nil {
 		return resp, nil
 	}
@@ -48,6 +52,19 @@ func (b *backend) answer(req *logical.Request, resp *logical.Response, err error
 	b.Logger().Error("request failed", "operation", req.Operation, "path", req.Path, "error", err)
 	internal := &wire.Error{Code: wire.CodeInternal, Reason: "internal error; the plugin's log says more"}
 	return nil, logical.CodedError(internal.Code.Info().HTTP, internal.Error())
+}
+
+// validatedField finds the name in the framework's "… for field \"ttl\": …".
+var validatedField = regexp.MustCompile(`for field "([^"]+)"`)
+
+// validationError is what the framework found wrong with a field's type. Its text
+// repeats the value and would be hashed in the audit device.
+func validationError(resp *logical.Response) error {
+	refusal := &wire.Error{Code: wire.CodeInvalid, Reason: "a field has a value of the wrong type"}
+	if found := validatedField.FindStringSubmatch(resp.Error().Error()); found != nil {
+		refusal.Field, refusal.Reason = found[1], "the value has the wrong type"
+	}
+	return refusal
 }
 
 // sentinels lists the sdk's errors that survive the way to Vault when bare.
