@@ -390,9 +390,9 @@ func TestSink_RandomFaultsAndRestarts(t *testing.T) {
 	for seed := range uint64(8) {
 		t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) {
 			t.Parallel()
-			random := rand.New(rand.NewPCG(seed, 1)) //nolint:gosec // a test's dice
+			random := rand.New(rand.NewPCG(seed, 1))
 			p := newPlugin(t)
-			faulty := rand.New(rand.NewPCG(seed, 2)) //nolint:gosec // a test's dice
+			faulty := rand.New(rand.NewPCG(seed, 2))
 			p.fault = func([]string) (error, error) {
 				switch faulty.IntN(6) {
 				case 0:

@@ -33,7 +33,7 @@ type Watch struct {
 	log     hclog.Logger
 
 	mu      sync.Mutex
-	changed chan struct{} // closed and replaced with each answer
+	changed chan struct{} // closed and replaced when the answer changes
 	known   bool          // whether there was an answer yet
 	count   int
 	err     error // why there is none
@@ -44,7 +44,8 @@ func NewWatch(devices Devices, log hclog.Logger) *Watch {
 	return &Watch{devices: devices, log: log.Named("audit"), changed: make(chan struct{})}
 }
 
-// Run looks every minute until ctx ends.
+// Run looks every minute until ctx ends, and at once when somebody else's look
+// has found something new.
 func (w *Watch) Run(ctx context.Context) {
 	for {
 		every := watchSooner
@@ -53,7 +54,10 @@ func (w *Watch) Run(ctx context.Context) {
 		} else if ctx.Err() == nil && !unavailable(err) {
 			w.log.Debug("cannot look at audit devices", "error", err)
 		}
-		if !rest(ctx, every, nil) {
+		w.mu.Lock()
+		changed := w.changed
+		w.mu.Unlock()
+		if !rest(ctx, every, changed) {
 			return
 		}
 	}
@@ -73,9 +77,12 @@ func (w *Watch) Check(ctx context.Context) error {
 	case err == nil && !was:
 		w.log.Info("events are recorded", "devices", count)
 	}
+	news := !w.known || (err == nil) != (w.err == nil)
 	w.known, w.count, w.err = true, count, err
-	close(w.changed)
-	w.changed = make(chan struct{})
+	if news {
+		close(w.changed)
+		w.changed = make(chan struct{})
+	}
 	return err
 }
 

@@ -122,9 +122,7 @@ func (h *host) beginSwitch(step wire.Step) error {
 	if err := h.recordVerified(t.work); err != nil {
 		return err
 	}
-	if _, err := insist(t.work, t, func(ctx context.Context) (struct{}, error) {
-		return struct{}{}, t.runner.options.Audit.Check(ctx)
-	}); err != nil {
+	if err := t.audited(); err != nil {
 		return err
 	}
 	if err := t.record(t.work, wire.EventStepStarted, func(e *wire.Event) { e.Phase, e.Outcome = step, outcomeStarted }); err != nil {
@@ -139,6 +137,18 @@ func (h *host) beginSwitch(step wire.Step) error {
 	return t.note(func(e *journal.Entry) {
 		e.Step, e.Begun, e.Touched, e.Switching, e.Report = step, time.Now().UTC(), true, true, &report
 	})
+}
+
+// audited asks Vault now whether events are recorded, and waits a while for a
+// device where none is.
+func (t *task) audited() error {
+	_, err := insist(t.work, t, func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, t.runner.options.Audit.Check(ctx)
+	})
+	if err == nil || codeOf(err) != wire.CodeAuditUnavailable {
+		return err
+	}
+	return t.runner.options.Audit.Await(t.work, t.runner.limits.AuditWait)
 }
 
 // noteStep puts the intention into the journal.

@@ -199,14 +199,11 @@ func (t *task) phase() (outcome, error) {
 	if err := t.note(func(e *journal.Entry) { e.Claim, e.ContainerID, e.Finish = claim, "", nil }); err != nil {
 		return outcome{}, err
 	}
-	if err := t.runner.options.Audit.Await(t.work, t.runner.limits.AuditWait); err != nil {
+	if err := t.audited(); err != nil {
 		return outcome{}, err
 	}
 	if recovered {
-		return t.resume(claim)
-	}
-	if err := t.runner.options.Audit.Check(t.work); codeOf(err) == wire.CodeAuditUnavailable && err != nil {
-		return outcome{}, err
+		return t.resume()
 	}
 	if err := t.record(t.work, wire.EventOperationStarted, func(e *wire.Event) {
 		e.Outcome, e.Detail = outcomeStarted, string(claim.Phase)
@@ -230,7 +227,7 @@ func (t *task) phase() (outcome, error) {
 
 // resume ends what a former start was running. Whether it had switched is found
 // out at the target, by finish.
-func (t *task) resume(wire.Claim) (outcome, error) {
+func (t *task) resume() (outcome, error) {
 	if err := t.record(t.work, wire.EventAgentRecovered, func(e *wire.Event) {
 		e.Outcome, e.Severity, e.Phase = outcomeFailure, wire.SeverityWarning, t.noted().Step
 	}); err != nil {

@@ -1,0 +1,152 @@
+package runner_test
+
+import (
+	"context"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/stretchr/testify/require"
+
+	"github.com/dbops-io/vault-plugin-secrets-dbops/agent/internal/journal"
+	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
+)
+
+// crashPlan tells a child process where to die.
+type crashPlan struct {
+	Dir, Vault string
+	// Event and Phase: right after this event is durable.
+	Event wire.EventType
+	Phase wire.Step
+	// Effect: right after the rename, before the agent knows.
+	Effect bool
+	// Journal: right after the entry with this was written: switching, finish.
+	Journal string
+}
+
+const crashVariable = "DBOPS_RUNNER_CRASH"
+
+// TestMain turns the test binary into an agent that kills itself, when asked to.
+func TestMain(m *testing.M) {
+	if text := os.Getenv(crashVariable); text != "" {
+		var plan crashPlan
+		fatal(json.Unmarshal([]byte(text), &plan))
+		crashing(plan)
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+func crashing(plan crashPlan) {
+	die := func() {
+		fatal(syscall.Kill(os.Getpid(), syscall.SIGKILL))
+		select {}
+	}
+	h := newHost(plan.Dir, plan.Vault)
+	h.tapEvent = func(e wire.Event) {
+		if plan.Event != "" && e.EventType == plan.Event && e.Phase == plan.Phase {
+			die()
+		}
+	}
+	h.tapEntry = func(e journal.Entry) {
+		if plan.Journal == "switching" && e.Switching || plan.Journal == "finish" && e.Finish != nil || plan.Journal == "claim" {
+			die()
+		}
+	}
+	if plan.Effect {
+		h.engine.switched = die
+	}
+	fatal(h.work(context.Background(), hclog.NewNullLogger()))
+}
+
+// Killed at every boundary, the next start leaves nothing behind and gives the
+// operation its end; the target tells which.
+func TestRunner_KilledAtEveryBoundary(t *testing.T) {
+	t.Parallel()
+	plans := []crashPlan{{Effect: true}, {Journal: "claim"}, {Journal: "switching"}, {Journal: "finish"}, {Event: wire.EventOperationFinished, Phase: wire.StepFinish}}
+	for _, step := range []wire.Step{
+		wire.StepSandbox, wire.StepInspect, wire.StepPlan, wire.StepAccounts, wire.StepSnapshot, wire.StepStage, wire.StepCopy,
+		wire.StepVerify, wire.StepSwitch, wire.StepDropOld, wire.StepRevoke,
+	} {
+		plans = append(plans, crashPlan{Event: wire.EventStepStarted, Phase: step}, crashPlan{Event: wire.EventStepFinished, Phase: step})
+	}
+	for _, plan := range plans {
+		name := strings.Trim(string(plan.Event)+" "+string(plan.Phase)+" "+plan.Journal, " ")
+		if plan.Effect {
+			name = "after the effect of switch"
+		}
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			v := newFakeVault(t)
+			h := prepared(t, v)
+			plan.Dir, plan.Vault = h.dir, v.server.URL
+			text, err := json.Marshal(plan)
+			require.NoError(t, err)
+			child := exec.Command(os.Args[0], "-test.run=^$") //nolint:forbidigo // this very program
+			child.Env = append(os.Environ(), crashVariable+"="+string(text))
+			output, err := child.CombinedOutput()
+			var ended *exec.ExitError
+			require.ErrorAs(t, err, &ended, "%s", output)
+			require.Equal(t, "signal: killed", ended.String(), "%s", output)
+
+			h.start(t)
+			want, code := wire.StateFailed, wire.CodeAgentRestarted
+			live, err := os.ReadFile(h.engine.live())
+			require.NoError(t, err)
+			planning := get(v, func(v *fakeVault) bool { return v.state == wire.StatePlanning || v.state == wire.StateRequested })
+			if planning || string(live) == opID || plan.Phase == wire.StepPlan && plan.Event == wire.EventStepFinished {
+				want, code = wire.StateSucceeded, "" // begun anew, or done
+			}
+			settled(t, h, v, want, code)
+			require.LessOrEqual(t, get(v, func(v *fakeVault) string { return v.chain.Epoch }), "1", "the chain goes on")
+		})
+	}
+}
+
+// An agent that lost its state finds out at the target that the work was done.
+func TestRunner_LostStateAfterSwitch(t *testing.T) {
+	t.Parallel()
+	v := newFakeVault(t)
+	h := prepared(t, v)
+	v.plan.Shape = json.RawMessage(`{"kind": "clone", "check": "a<b"}`)
+	v.state, v.fence = wire.StateRunning, 2
+	require.NoError(t, os.WriteFile(h.engine.live(), []byte(opID), 0o600))
+	h.start(t)
+	settled(t, h, v, wire.StateSucceeded, "")
+	for _, e := range get(v, func(v *fakeVault) []wire.Event { return v.delivered }) {
+		require.NotEqual(t, wire.StepStage, e.Phase, "nothing was copied again")
+	}
+}
+
+// The plugin ended the operation while the agent was away: nothing stays here.
+func TestRunner_ForgetsWhatThePluginEnded(t *testing.T) {
+	t.Parallel()
+	v := newFakeVault(t)
+	v.state = wire.StateFailed
+	h := prepared(t, v)
+	book, err := journal.Open(filepath.Join(h.dir, "journal"))
+	require.NoError(t, err)
+	require.NoError(t, book.Put(journal.Entry{Claim: wire.Claim{OperationID: opID, Fence: "2", Phase: wire.PhaseRunning}, Touched: true}))
+	h.start(t)
+	nothingLeft(t, h)
+}
+
+// disk is everything the host has on its disks.
+func disk(t *testing.T, h *host) string {
+	t.Helper()
+	var all strings.Builder
+	require.NoError(t, filepath.WalkDir(h.dir, func(path string, entry os.DirEntry, err error) error {
+		if err != nil || !entry.Type().IsRegular() {
+			return err
+		}
+		content, err := os.ReadFile(path)
+		all.Write(content)
+		return err
+	}))
+	return all.String()
+}
