@@ -1,0 +1,192 @@
+package postgres_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/oklog/ulid/v2"
+	"github.com/stretchr/testify/require"
+
+	"github.com/dbops-io/vault-plugin-secrets-dbops/agent/internal/engine"
+	"github.com/dbops-io/vault-plugin-secrets-dbops/agent/internal/engine/postgres"
+	"github.com/dbops-io/vault-plugin-secrets-dbops/agent/internal/operation"
+	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
+	"github.com/dbops-io/vault-plugin-secrets-dbops/testenv"
+)
+
+const password = "pässwörd:with\\things"
+
+// pair is two servers with the roles of the rights model, and logins for each
+// purpose.
+type pair struct {
+	source, target *testenv.PostgresServer
+}
+
+func newPair(t *testing.T, source, target testenv.PostgresOptions) *pair {
+	t.Helper()
+	p := &pair{source: testenv.Postgres(t, source), target: testenv.Postgres(t, target)}
+	secret := "'" + password + "'"
+	p.source.Exec("postgres",
+		"CREATE ROLE dbops_inspect", "CREATE ROLE dbops_read BYPASSRLS IN ROLE pg_read_all_data",
+		"CREATE ROLE app_owner", "CREATE ROLE app_reader",
+		"CREATE ROLE look LOGIN PASSWORD "+secret+" IN ROLE dbops_inspect",
+		"CREATE ROLE read LOGIN PASSWORD "+secret+" IN ROLE dbops_read", "ALTER ROLE read SET role TO dbops_read",
+		"ALTER ROLE read SET DateStyle TO 'SQL, DMY'", "ALTER ROLE read SET bytea_output TO 'escape'")
+	p.target.Exec("postgres",
+		"CREATE ROLE dbops_inspect", "CREATE ROLE dbops_owner CREATEDB IN ROLE pg_signal_backend",
+		"CREATE ROLE app_owner", "CREATE ROLE app_reader",
+		"CREATE ROLE look LOGIN PASSWORD "+secret+" IN ROLE dbops_inspect",
+		"CREATE ROLE write LOGIN PASSWORD "+secret+" IN ROLE dbops_owner", "ALTER ROLE write SET role TO dbops_owner",
+		"CREATE DATABASE shop OWNER dbops_owner")
+	p.target.Exec("shop", "CREATE TABLE before (t text)", "INSERT INTO before VALUES ('as it was')")
+	return p
+}
+
+func endpoint(s *testenv.PostgresServer, database, user string) engine.Endpoint {
+	address := s.Address()
+	return engine.Endpoint{
+		Endpoint: wire.Endpoint{
+			Connection: "test", Engine: wire.EnginePostgres, Host: s.Host, Port: s.Port, Database: database, SSLMode: "disable",
+		},
+		Username: user, Password: wire.NewSecret(password),
+		Dial: func(ctx context.Context) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "tcp", address)
+		},
+		OpenTool: func() (string, int, error) { return s.Host, s.Port, nil },
+	}
+}
+
+// newEngine returns an engine that finds pg_dump: the host's, or the image's.
+func newEngine(t *testing.T) *postgres.Engine {
+	t.Helper()
+	if found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/pg_dump"); len(found) > 0 {
+		return postgres.New(postgres.Options{})
+	}
+	if _, err := exec.LookPath("pg_dump"); err == nil {
+		return postgres.New(postgres.Options{})
+	}
+	directory := t.TempDir()
+	script := fmt.Sprintf("#!/bin/sh\nset -- pg_dump \"$@\"\nif [ -n \"$PGSERVICEFILE\" ]; then m=\"-v $(dirname $PGSERVICEFILE):$(dirname $PGSERVICEFILE)\"; fi\n"+
+		"exec docker run --rm --network host $m -e PGSERVICEFILE -e PGPASSFILE -e PGOPTIONS -e PGAPPNAME -e LC_ALL %s \"$@\"\n",
+		testenv.Image(t, testenv.PartTools))
+	require.NoError(t, os.WriteFile(filepath.Join(directory, "pg_dump"), []byte(script), 0o755))
+	return postgres.New(postgres.Options{ToolDirs: []string{directory}})
+}
+
+// host records what a run tells, and lets a test step in.
+type host struct {
+	mutex   sync.Mutex
+	begun   []wire.Step
+	ended   []wire.Step
+	tables  []operation.TableReport
+	atBegin func(wire.Step) error
+	atEnd   func(wire.Step) error
+}
+
+func (h *host) Begin(_ context.Context, step wire.Step, _ json.RawMessage) error {
+	h.mutex.Lock()
+	h.begun = append(h.begun, step)
+	h.mutex.Unlock()
+	if h.atBegin != nil {
+		return h.atBegin(step)
+	}
+	return nil
+}
+
+func (h *host) End(_ context.Context, step wire.Step, _, _ int64) error {
+	h.mutex.Lock()
+	h.ended = append(h.ended, step)
+	h.mutex.Unlock()
+	if h.atEnd != nil {
+		return h.atEnd(step)
+	}
+	return nil
+}
+
+func (h *host) Progress(wire.Progress) {}
+
+func (h *host) Verified(_ context.Context, t operation.TableReport) error {
+	h.mutex.Lock()
+	defer h.mutex.Unlock()
+	h.tables = append(h.tables, t)
+	return nil
+}
+
+// job inspects and plans as the planning phase does, with the inspecting
+// logins, and returns what the running phase gets.
+func (p *pair) job(t *testing.T, e *postgres.Engine, database string, options map[string]string) engine.Job {
+	t.Helper()
+	ctx := context.Background()
+	source, err := e.Inspect(ctx, wire.Source, endpoint(p.source, database, "look"))
+	require.NoError(t, err)
+	target, err := e.Inspect(ctx, wire.Target, endpoint(p.target, "shop", "look"))
+	require.NoError(t, err)
+	plan, err := e.Plan(wire.KindClone, options, source, target)
+	require.NoError(t, err)
+	return engine.Job{
+		OperationID: "clone-" + ulid.Make().String(), Options: options, Shape: plan.Shape,
+		Source: endpoint(p.source, database, "read"), Target: endpoint(p.target, "shop", "write"), TempDir: t.TempDir(),
+	}
+}
+
+// requireUntouched makes sure that the target is as newPair left it.
+func (p *pair) requireUntouched(t *testing.T) {
+	t.Helper()
+	require.Equal(t, "as it was", p.target.Value("shop", "SELECT t FROM before"))
+	p.requireNoTraces(t)
+}
+
+func (p *pair) requireNoTraces(t *testing.T) {
+	t.Helper()
+	require.Equal(t, "0", p.target.Value("postgres", "SELECT count(*)::text FROM pg_database WHERE datname LIKE 'dbops%'"))
+}
+
+func operationError(t *testing.T, err error) *operation.Error {
+	t.Helper()
+	var e *operation.Error
+	require.ErrorAs(t, err, &e)
+	return e
+}
+
+// dump is pg_dump's own text of a database, the independent witness.
+func dump(t *testing.T, s *testenv.PostgresServer, database string) string {
+	t.Helper()
+	text := s.Run("pg_dump", "--no-owner", "--no-privileges", "--no-publications", "-d", database)
+	var lines []string
+	for _, line := range strings.Split(text, "\n") {
+		if !strings.HasPrefix(line, "\\restrict ") && !strings.HasPrefix(line, "\\unrestrict ") {
+			lines = append(lines, line)
+		}
+	}
+	return strings.Join(lines, "\n")
+}
+
+// requireSame compares the copy with what pg_dump and psql make of the source:
+// both write and read definitions once, and some are worded differently then.
+func (p *pair) requireSame(t *testing.T, reference string) {
+	t.Helper()
+	require.Equal(t, dump(t, p.target, reference), dump(t, p.target, "shop"))
+}
+
+// makeReference copies the source by pg_dump and psql into a database of the
+// target's server, from the given snapshot when there is one.
+func (p *pair) makeReference(t *testing.T, database, snapshot string) string {
+	t.Helper()
+	name := "reference_" + strings.ToLower(ulid.Make().String())
+	p.target.CreateDatabase(name)
+	option := ""
+	if snapshot != "" {
+		option = "--snapshot=" + snapshot
+	}
+	p.target.Run("bash", "-c", `set -o pipefail; pg_dump --no-owner --no-privileges --no-publications `+option+` -d "$0" | psql -q -o /dev/null -v ON_ERROR_STOP=1 -d `+name,
+		p.source.DSN(database))
+	return name
+}
