@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -185,9 +186,10 @@ func inspectServer(ctx context.Context, conn *pgx.Conn, name string) (inspection
 			Hint: "version " + strconv.Itoa(oldestMajor) + " is the oldest one supported",
 		}
 	}
-	err := conn.QueryRow(ctx, `SELECT (SELECT system_identifier::text FROM pg_catalog.pg_control_system()),
-		coalesce((SELECT ssl FROM pg_catalog.pg_stat_ssl WHERE pid = pg_catalog.pg_backend_pid()), false)`).
-		Scan(&seen.Identity.Server, &seen.Identity.TLS)
+	// Our end of the connection knows. pg_stat_ssl hides even the own session from a
+	// login that acts as another role, as running accounts do.
+	_, seen.Identity.TLS = conn.PgConn().Conn().(*tls.Conn)
+	err := conn.QueryRow(ctx, `SELECT system_identifier::text FROM pg_catalog.pg_control_system()`).Scan(&seen.Identity.Server)
 	if err != nil {
 		return inspection{}, err
 	}
