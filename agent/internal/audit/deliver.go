@@ -13,7 +13,8 @@ import (
 // Bounds of delivery.
 const (
 	minBatchBytes  = 2 << 10
-	executedTries  = 3 // of a batch that Vault took but could not answer for
+	executedTries  = 2 // of a batch that the plugin took but no device could write down
+	brokenTries    = 3 // of a chain that seems to fit and is refused nevertheless
 	refusedTries   = 3 // of a batch that can never be taken
 	maxSendPause   = 15 * time.Second
 	firstSendPause = 200 * time.Millisecond
@@ -87,10 +88,13 @@ func (s *Sink) next(now time.Time) (batch []record, wait time.Duration, changed 
 	if !s.options.Ready() {
 		return nil, s.options.Delay, s.changed
 	}
-	length := s.doubt.records
-	if length == 0 {
-		var full bool
-		length, full = s.batchLength()
+	length, full := s.batchLength()
+	switch {
+	case s.doubt.executed:
+		length = min(length, s.doubt.records)
+	case s.doubt.records > 0:
+		length = s.doubt.records
+	default:
 		due := s.options.Delay - now.Sub(s.pending[0].at)
 		if !full && due > 0 && s.flush < s.pending[0].n {
 			return nil, due, s.changed
@@ -118,11 +122,17 @@ func (s *Sink) send(ctx context.Context, batch []record) error {
 	for i, r := range batch {
 		texts[i] = r.text
 	}
+	last := batch[len(batch)-1]
+	expected := last.chain()
+	s.mu.Lock()
+	if s.doubt.executed {
+		expected = s.pending[s.doubt.records-1].chain() // the plugin is there already
+	}
+	s.mu.Unlock()
 	limited, cancel := context.WithTimeout(ctx, s.options.SendTimeout)
 	defer cancel()
 	chain, err := s.sender.SendEvents(limited, batch[0].op, texts)
-	last := batch[len(batch)-1]
-	if err == nil && chain != last.chain() {
+	if err == nil && chain != expected {
 		err = &wire.Error{Code: wire.CodeChainBroken, Reason: "the plugin's chain ends elsewhere after our batch"}
 	}
 	if err == nil {
@@ -134,11 +144,20 @@ func (s *Sink) send(ctx context.Context, batch []record) error {
 	s.alignAfter = time.Now()
 	switch {
 	case err == nil:
-		s.limit = min(s.limit*2, wire.EventBatchBytes)
+		s.broken409 = 0
+		if s.doubt.records == 0 {
+			s.limit = min(s.limit*2, wire.EventBatchBytes)
+		}
 	case codeOf(err) == wire.CodeChainBroken:
+		s.broken409++
 		s.aligned, s.doubt = false, doubt{} // the next observation says where we are
+	case inDoubt(err) && s.doubt.executed:
+		if s.doubt.tries++; s.doubt.tries >= executedTries {
+			s.halve(len(batch))
+			s.doubt.tries = 0
+		}
 	case inDoubt(err):
-		s.doubt = doubt{records: len(batch), executed: s.doubt.executed, tries: s.doubt.tries + 1}
+		s.doubt = doubt{records: len(batch)}
 	}
 	s.signal()
 	return err
@@ -153,8 +172,12 @@ func (s *Sink) accept(last record) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	before := len(s.pending)
 	s.drop(last.n)
-	s.doubt = doubt{}
+	s.doubt.records -= before - len(s.pending)
+	if s.doubt.records <= 0 {
+		s.doubt = doubt{}
+	}
 	return nil
 }
 
@@ -198,7 +221,7 @@ func (s *Sink) Observe(chain wire.Chain, asked time.Time) error {
 	defer s.spoolMu.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	settled := s.aligned && s.doubt.records == 0
+	settled := s.aligned && (s.doubt.records == 0 || s.doubt.executed)
 	if settled || s.sending || !asked.After(s.alignAfter) {
 		return nil
 	}
@@ -212,22 +235,14 @@ func (s *Sink) Observe(chain wire.Chain, asked time.Time) error {
 // align finds theirs in our chain. Both locks are held.
 func (s *Sink) align(theirs position) error {
 	defer s.signal()
-	if executed, ok := s.find(theirs); ok && !s.damaged {
+	if executed, ok := s.find(theirs); ok && !s.damaged && s.broken409 < brokenTries {
 		if executed == 0 && s.doubt.records > 0 {
-			// Vault did not take the batch: a device may refuse one so large.
+			// The plugin has not seen the batch: a device may refuse one so large.
 			s.halve(s.doubt.records)
-			s.doubt = doubt{}
 		}
-		if executed > 0 {
-			s.doubt = doubt{records: executed, executed: true, tries: s.doubt.tries}
-		}
-		if s.doubt.tries < executedTries {
-			s.aligned = true
-			return nil
-		}
-		// Taken, but no device could write the answer down: these events do not
-		// stand in the record. Send them again in smaller pieces as a new epoch.
-		s.halve(s.doubt.records)
+		s.doubt = doubt{records: executed, executed: executed > 0}
+		s.aligned = true
+		return nil
 	}
 	return s.rebase(theirs)
 }
@@ -311,7 +326,7 @@ func (s *Sink) rebase(theirs position) error {
 	for i, g := range s.queued {
 		g.records = queued[i]
 	}
-	s.aligned, s.damaged, s.doubt = true, false, doubt{}
+	s.aligned, s.damaged, s.doubt, s.broken409 = true, false, doubt{}, 0
 	return nil
 }
 

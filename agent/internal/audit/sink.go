@@ -78,6 +78,7 @@ type Sink struct {
 	flush      uint64   // record.n up to which nothing may wait for company
 	doubt      doubt
 	limit      int  // bytes of a batch; halved when Vault cannot take it
+	broken409  int  // refusals for a broken chain since the last success
 	damaged    bool // the spool had a hole: everything in it needs a new epoch
 	broken     error
 }
@@ -89,10 +90,12 @@ type group struct {
 	err     error // valid after done is closed
 }
 
-// doubt is a batch that was sent without an answer: Vault may have taken it.
-// Until that is known, only exactly the same batch may be sent.
+// doubt is a batch that was sent without an answer: the plugin may have taken it.
+// Until that is known, only exactly the same batch may be sent. Once it is known
+// that the plugin has it, any run of it may be sent again, and must be: an event
+// whose answer no device wrote down does not stand in the record.
 type doubt struct {
-	records  int // length of the batch; 0: no doubt
+	records  int // length of the batch, or of what is left of it; 0: no doubt
 	executed bool
 	tries    int
 }

@@ -20,7 +20,8 @@ import (
 )
 
 // plugin keeps a chain as the real one does: it takes a batch that continues the
-// chain, answers the last one again, and refuses anything else.
+// chain, answers the last one or a run of it again, and refuses
+// anything else.
 type plugin struct {
 	t        *testing.T
 	mu       sync.Mutex
@@ -60,7 +61,7 @@ func (p *plugin) SendEvents(_ context.Context, op string, events []string) (wire
 		}
 		p.bytes[key] = text
 	}
-	if strings.Join(events, "\n") != strings.Join(p.last, "\n") {
+	if !strings.Contains("\n"+strings.Join(p.last, "\n")+"\n", "\n"+strings.Join(events, "\n")+"\n") {
 		at, err := parseChain(p.chain)
 		require.NoError(p.t, err)
 		for _, text := range events {
@@ -256,6 +257,7 @@ func TestSink_HalvesWhatIsTooLarge(t *testing.T) {
 			require.NoError(t, s.Record(soon(t), all...))
 			require.NoError(t, s.Flush(soon(t), "op"))
 			require.Equal(t, want, p.objects())
+			require.Equal(t, "1", p.head().Epoch)
 		})
 	}
 }

@@ -14,8 +14,8 @@ import (
 	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
 )
 
-// accounts are the leased logins of a task. They are renewed from the moment
-// they are there until they are given back.
+// accounts are the leased logins of a task. The running ones are renewed until
+// they are given back.
 type accounts struct {
 	task *task
 

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/stretchr/testify/require"
@@ -64,6 +65,20 @@ func crashing(plan crashPlan) {
 	fatal(h.work(context.Background(), hclog.NewNullLogger()))
 }
 
+// kill lets an agent work on the host until it dies as planned.
+func kill(t *testing.T, h *host, v *fakeVault, plan crashPlan) {
+	t.Helper()
+	plan.Dir, plan.Vault = h.dir, v.server.URL
+	text, err := json.Marshal(plan)
+	require.NoError(t, err)
+	child := exec.Command(os.Args[0], "-test.run=^$")
+	child.Env = append(os.Environ(), crashVariable+"="+string(text))
+	output, err := child.CombinedOutput()
+	var ended *exec.ExitError
+	require.ErrorAs(t, err, &ended, "%s", output)
+	require.Equal(t, "signal: killed", ended.String(), "%s", output)
+}
+
 // Killed at every boundary, the next start leaves nothing behind and gives the
 // operation its end; the target tells which.
 func TestRunner_KilledAtEveryBoundary(t *testing.T) {
@@ -84,16 +99,7 @@ func TestRunner_KilledAtEveryBoundary(t *testing.T) {
 			t.Parallel()
 			v := newFakeVault(t)
 			h := prepared(t, v)
-			plan.Dir, plan.Vault = h.dir, v.server.URL
-			text, err := json.Marshal(plan)
-			require.NoError(t, err)
-			child := exec.Command(os.Args[0], "-test.run=^$") //nolint:forbidigo // this very program
-			child.Env = append(os.Environ(), crashVariable+"="+string(text))
-			output, err := child.CombinedOutput()
-			var ended *exec.ExitError
-			require.ErrorAs(t, err, &ended, "%s", output)
-			require.Equal(t, "signal: killed", ended.String(), "%s", output)
-
+			kill(t, h, v, plan)
 			h.start(t)
 			want, code := wire.StateFailed, wire.CodeAgentRestarted
 			live, err := os.ReadFile(h.engine.live())
@@ -134,6 +140,38 @@ func TestRunner_ForgetsWhatThePluginEnded(t *testing.T) {
 	require.NoError(t, book.Put(journal.Entry{Claim: wire.Claim{OperationID: opID, Fence: "2", Phase: wire.PhaseRunning}, Touched: true}))
 	h.start(t)
 	nothingLeft(t, h)
+}
+
+// An operation that ended while its agent was away is cleaned by a claim of its
+// own, whose end is a success when nothing is left.
+func TestRunner_CleansUpLater(t *testing.T) {
+	t.Parallel()
+	v := newFakeVault(t)
+	h := prepared(t, v)
+	v.state, v.fence, v.cleanup = wire.StateFailed, 3, true
+	require.NoError(t, os.WriteFile(h.engine.staging(opID), nil, 0o600))
+	h.start(t)
+	require.Eventually(t, func() bool { return get(v, func(v *fakeVault) bool { return v.cleaned }) }, 20*time.Second, 5*time.Millisecond)
+	require.NoFileExists(t, h.engine.staging(opID))
+	require.Empty(t, get(v, func(v *fakeVault) map[string]wire.Side { return v.leases }))
+	nothingLeft(t, h)
+}
+
+// A cancellation that comes when the copy is in place already changes nothing,
+// and the record says that it is in place.
+func TestRunner_KilledAfterSwitchThenCancelled(t *testing.T) {
+	t.Parallel()
+	v := newFakeVault(t)
+	h := prepared(t, v)
+	kill(t, h, v, crashPlan{Effect: true})
+	v.set(func(v *fakeVault) { v.cancel = true })
+	h.start(t)
+	settled(t, h, v, wire.StateSucceeded, "")
+	told := false
+	for _, e := range get(v, func(v *fakeVault) []wire.Event { return v.delivered }) {
+		told = told || e.EventType == wire.EventStepFinished && e.Phase == wire.StepSwitch && e.Outcome == "success"
+	}
+	require.True(t, told)
 }
 
 // disk is everything the host has on its disks.

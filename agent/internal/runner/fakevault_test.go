@@ -31,6 +31,8 @@ type fakeVault struct {
 	state     wire.State
 	fence     int
 	cancel    bool
+	cleanup   bool // the operation has ended and left something: a claim to clean it
+	cleaned   bool
 	dropped   bool // the claim was given to somebody else
 	autoRun   bool // running follows planning without a pause
 	changed   bool // the shape is not the approved one any more
@@ -172,7 +174,7 @@ func (v *fakeVault) claim(phase wire.Phase) wire.Claim {
 }
 
 func (v *fakeVault) phase() wire.Phase {
-	if v.finish != nil && v.finish.CleanupNeeded {
+	if v.cleanup {
 		return wire.PhaseCleanup
 	}
 	return v.state.ClaimPhase()
@@ -186,7 +188,7 @@ func (v *fakeVault) poll(body []byte) (map[string]any, *wire.Error) {
 	response := wire.PollResponse{Claims: []wire.Claim{}, Cancel: []string{}, Drop: []string{}, NextPollMS: 60, Chain: v.chain}
 	current := opID + ":" + strconv.Itoa(v.fence)
 	for _, held := range request.Held {
-		if held != current || v.dropped || v.state.ClaimPhase() == "" {
+		if held != current || v.dropped || v.phase() == "" {
 			response.Drop = append(response.Drop, held)
 		}
 	}
@@ -200,7 +202,7 @@ func (v *fakeVault) poll(body []byte) (map[string]any, *wire.Error) {
 		v.fence++
 		current = opID + ":" + strconv.Itoa(v.fence)
 	}
-	if phase := v.state.ClaimPhase(); phase != "" && !v.dropped && !slices.Contains(request.Held, current) {
+	if phase := v.phase(); phase != "" && !v.dropped && !slices.Contains(request.Held, current) {
 		response.Claims = append(response.Claims, v.claim(phase))
 	}
 	if v.cancel && v.state.ClaimPhase() != "" {
@@ -225,6 +227,10 @@ func (v *fakeVault) work(rest string, body []byte) (map[string]any, *wire.Error)
 	case "finish":
 		var request wire.FinishRequest
 		v.decode(body, &request)
+		if v.cleanup && v.stale(request.Fence) == nil {
+			v.cleanup, v.cleaned = false, request.Outcome == wire.StateSucceeded
+			return data(wire.FinishResponse{State: v.state}), nil
+		}
 		if v.finish == nil {
 			if failed := v.stale(request.Fence); failed != nil {
 				return nil, failed
@@ -300,7 +306,14 @@ func (v *fakeVault) planned(request wire.PlanRequest) (map[string]any, *wire.Err
 func (v *fakeVault) events(body []byte) (map[string]any, *wire.Error) {
 	var request wire.EventsRequest
 	v.decode(body, &request)
-	if !slices.Equal(request.Events, v.last) {
+	for _, text := range request.Events {
+		var e wire.Event
+		v.decode([]byte(text), &e)
+		if e.OpID != opID || e.Source != "prod" || e.Target != "staging" || e.User.EntityID != "e1" || e.Operation != wire.KindClone {
+			return nil, &wire.Error{Code: wire.CodeInvalid, Reason: "the event is not about the operation"}
+		}
+	}
+	if !strings.Contains("\n"+strings.Join(v.last, "\n")+"\n", "\n"+strings.Join(request.Events, "\n")+"\n") {
 		epoch, seq, head := v.chain.Epoch, v.chain.Seq, v.chain.Head
 		for _, text := range request.Events {
 			var e wire.Event

@@ -28,7 +28,7 @@ const (
 func (t *task) finish(o outcome) {
 	switch {
 	case t.lost.Load():
-		t.letGo("the claim is not ours any more")
+		t.letGo("the claim is not ours any more", o)
 		return
 	case t.end.Err() != nil:
 		return // the journal entry stays: the next start goes on
@@ -41,7 +41,7 @@ func (t *task) finish(o outcome) {
 			t.log.Error("cannot end the operation, the next start will", "error", err)
 			return
 		case request == nil:
-			t.letGo("planned, others decide what follows")
+			t.letGo("planned, others decide what follows", o)
 			return
 		}
 		decided = request
@@ -66,9 +66,13 @@ func (t *task) conclude(o outcome) (*wire.FinishRequest, error) {
 			case err != nil:
 				t.log.Error("the target could not be cleaned", "error", err)
 				cleanupNeeded = true
+			case t.current().Phase == wire.PhaseCleanup:
+				o = outcome{started: o.started} // how it ended is decided; nothing of it is left
 			case switched:
-				t.log.Info("the copy had been put in place before")
 				o = outcome{report: t.noted().Report, started: o.started}
+				if err := t.recordSwitched(); err != nil {
+					return nil, err
+				}
 			}
 		}
 	}
@@ -79,7 +83,7 @@ func (t *task) conclude(o outcome) (*wire.FinishRequest, error) {
 		t.log.Warn("traces of the operation are left", "error", err)
 	}
 	if o.handedOn {
-		return nil, t.recordFinished(o, "")
+		return nil, nil //nolint:nilnil // nothing to finish
 	}
 	request, err := t.finishRequest(o, cleanupNeeded)
 	if err != nil {
@@ -190,6 +194,15 @@ func (t *task) recordFinished(o outcome, state wire.State) error {
 	})
 }
 
+// recordSwitched tells that the copy is in place, which its own end could not any
+// more: the plugin takes a success after a cancellation only with that.
+func (t *task) recordSwitched() error {
+	t.log.Info("the copy had been put in place")
+	return t.record(t.end, wire.EventStepFinished, func(e *wire.Event) {
+		e.Phase, e.Detail = wire.StepSwitch, "found at the target"
+	})
+}
+
 func (t *task) finishRequest(o outcome, cleanupNeeded bool) (wire.FinishRequest, error) {
 	request := wire.FinishRequest{Fence: t.current().Fence, Outcome: wire.StateSucceeded, CleanupNeeded: cleanupNeeded}
 	if o.err != nil {
@@ -272,7 +285,7 @@ func (t *task) tell(request wire.FinishRequest) {
 
 // letGo removes what is left on this host and forgets the operation, without a
 // word to Vault.
-func (t *task) letGo(why string) {
+func (t *task) letGo(why string, o outcome) {
 	t.log.Info("letting go of the operation", "reason", why)
 	t.accounts.stopKeeping()
 	if err := t.place.remove(t.end); err != nil {
@@ -280,6 +293,9 @@ func (t *task) letGo(why string) {
 	}
 	if t.end.Err() != nil {
 		return
+	}
+	if err := t.recordFinished(o, ""); err != nil {
+		t.log.Error("the end of the work cannot be recorded", "error", err)
 	}
 	if err := t.runner.options.Journal.Delete(t.id); err != nil {
 		t.log.Error("cannot forget the operation", "error", err)

@@ -64,7 +64,9 @@ func (t *task) enter(claim wire.Claim) error {
 	if err := group.Wait(); err != nil {
 		return err
 	}
-	t.accounts.keep()
+	if claim.Phase == wire.PhaseRunning {
+		t.accounts.keep() // inspecting ones live once, for less than they need
+	}
 	return t.place.explain(t.place.worker.Open(t.work, t.accounts.open()))
 }
 

@@ -14,6 +14,9 @@ import (
 // gives up before.
 const databaseTimeout = 60 * time.Second
 
+// planTries is how often a plan of several parts is sent whose parts got lost.
+const planTries = 3
+
 // Work is the work protocol of one agent. Every call is one request and may be
 // repeated: the plugin answers a repeat like the first time.
 type Work struct {
@@ -77,8 +80,17 @@ func (w *Work) Revoke(ctx context.Context, id string) error {
 }
 
 // Plan sends a plan, or in a running claim the shape, in parts, and returns the
-// answer to the last one.
+// answer to the last one. Parts are kept in the plugin's memory: when it was
+// started anew in between, all of them are sent again.
 func (w *Work) Plan(ctx context.Context, id, fence, text string) (wire.PlanResponse, error) {
+	response, err := w.planOnce(ctx, id, fence, text)
+	for try := 1; try < planTries && len(text) > wire.PlanPartBytes && CodeOf(err) == wire.CodeConflict && err != nil; try++ {
+		response, err = w.planOnce(ctx, id, fence, text)
+	}
+	return response, err
+}
+
+func (w *Work) planOnce(ctx context.Context, id, fence, text string) (wire.PlanResponse, error) {
 	var response wire.PlanResponse
 	parts := planParts(text)
 	for i, part := range parts {
