@@ -50,26 +50,26 @@ func (d *demo) agentLog(agent *testenv.AgentProcess) {
 }
 
 // clone asks for the clone as alice and follows it.
-func (d *demo) clone(s *stage, alice string) (id string) {
+func (d *demo) clone(s *stage) (id string) {
 	d.step("Alice asks for a clone of production over staging")
 	arguments := []string{"-source=prod", "-target=staging", "-reason=weekly refresh"}
 	d.shown("alice ", `dbops clone -source=prod -target=staging -reason="weekly refresh"`)
-	out, code := d.dbops(s, alice, append([]string{"clone", "-format=json", "-detach"}, arguments...)...)
+	out, code := d.dbops(s, s.alice.token, append([]string{"clone", "-format=json", "-detach"}, arguments...)...)
 	var op struct {
 		ID       string
 		State    string
 		Decision struct {
-			Allowed bool
-			Policy  string
-			Reason  string
+			Allowed  bool
+			Policies []string
+			Reason   string
 		}
 	}
 	if code != 0 || json.Unmarshal([]byte(out), &op) != nil {
 		d.t.Fatalf("demo: dbops clone ended with %d: %s", code, out)
 	}
-	d.expect(op.Decision.Allowed, "allowed by policy %s: %s", op.Decision.Policy, op.Decision.Reason)
+	d.expect(op.Decision.Allowed, "decision: allowed by policy %s (%s)", strings.Join(op.Decision.Policies, ", "), op.Decision.Reason)
 
-	follow := d.command(s, alice, "operation", "-follow", op.ID)
+	follow := d.command(s, s.alice.token, "operation", "-follow", op.ID)
 	var errors bytes.Buffer
 	// On a terminal this is the bar, else one JSON object a line.
 	follow.Stdout, follow.Stderr = os.Stdout, &errors
@@ -78,7 +78,7 @@ func (d *demo) clone(s *stage, alice string) (id string) {
 	}
 	d.step("What came of it")
 	d.shown("alice ", "dbops operation "+op.ID)
-	out, code = d.dbops(s, alice, "operation", op.ID)
+	out, code = d.dbops(s, s.alice.token, "operation", op.ID)
 	d.say("%s", indent(out))
 	d.expect(code == 0 && strings.Contains(out, "succeeded"), "the operation succeeded")
 	d.expect(strings.Contains(out, "shop.customers") && !strings.Contains(out, "  NO"), "every table has the same rows and digest on both sides")

@@ -53,13 +53,13 @@ func show(t testenv.TB, scale int) {
 	s := d.startServers(scale)
 	d.setUp(s)
 	d.connect(s)
-	alice := d.introduce(s)
+	d.introduce(s)
 	d.startAgent(s)
-	id := d.clone(s, alice)
+	id := d.clone(s)
 	d.checkCopy(s)
 	d.showEvents(s, id)
 	d.checkLogins(s, id)
-	d.refusals(s, alice)
+	d.refusals(s)
 	d.done = true
 	d.say("\nDone in %s. Everything that was started is removed now.", time.Since(d.started).Round(time.Second))
 }

@@ -145,42 +145,53 @@ func (d *demo) connect(s *stage) {
 	}
 }
 
-// introduce makes a person who may ask for clones, and the policy that says so.
-func (d *demo) introduce(s *stage) (token string) {
-	d.step("A person, and a policy about what they may do")
+// introduce makes two people who may ask, and a policy that allows one of them
+// something.
+func (d *demo) introduce(s *stage) {
+	d.step("Two people, and a policy about one of them")
 	root := s.vault.Client
-	password := d.secret()
 	if err := root.Sys().EnableAuthWithOptions("userpass", &api.EnableAuthOptions{Type: "userpass"}); err != nil {
 		d.t.Fatalf("demo: %v", err)
 	}
-	d.write("operator", root, "auth/userpass/users/alice",
-		setting{key: "password", value: password, secret: true}, setting{key: "token_policies", value: "dbops-requester"})
 	methods, err := root.Sys().ListAuth()
 	if err != nil {
 		d.t.Fatalf("demo: %v", err)
 	}
-	entity, err := root.Logical().Write("identity/entity", map[string]any{"name": "alice"})
-	if err != nil {
-		d.t.Fatalf("demo: %v", err)
-	}
-	s.aliceEntity = fmt.Sprint(entity.Data["id"])
-	d.write("operator", root, "identity/entity-alias",
-		setting{key: "name", value: "alice"}, setting{key: "canonical_id", value: s.aliceEntity},
-		setting{key: "mount_accessor", value: methods["userpass/"].Accessor})
+	s.alice, s.bob = d.person(s, methods["userpass/"].Accessor, "alice"), d.person(s, methods["userpass/"].Accessor, "bob")
 	d.write("security", s.policy, "dbops/policies/refresh-staging",
-		setting{key: "entities", value: s.aliceEntity},
+		setting{key: "entities", value: s.alice.entity},
 		setting{key: "operations", value: "clone"}, setting{key: "sources", value: "prod"}, setting{key: "targets", value: "staging"},
 		setting{key: "allowed_operations", value: "clone"}, setting{key: "max_operations_per_hour", value: 5},
 		setting{key: "require_authentication", value: true}, setting{key: "enable_network_isolation", value: true},
 		setting{key: "audit_operations", value: true}, setting{key: "require_tls", value: true})
+	d.expect(s.alice.entity != "" && s.bob.entity != "", "alice and bob are logged in, known to Vault as entities; both may ask, the policy names alice")
+}
 
-	d.shown("alice ", "vault login -method=userpass username=alice")
-	login, err := root.Logical().Write("auth/userpass/login/alice", map[string]any{"password": password})
+// person is somebody who has logged in.
+type person struct{ name, token, entity string }
+
+// person makes an identity with a password and logs in with it.
+func (d *demo) person(s *stage, accessor, name string) person {
+	root, password := s.vault.Client, d.secret()
+	d.write("operator", root, "auth/userpass/users/"+name,
+		setting{key: "password", value: password, secret: true}, setting{key: "token_policies", value: "dbops-requester"})
+	d.shown("operator ", "vault write identity/entity name="+name)
+	entity, err := root.Logical().Write("identity/entity", map[string]any{"name": name})
 	if err != nil {
-		d.t.Fatalf("demo: log in as alice: %v", err)
+		d.t.Fatalf("demo: make entity %s: %v", name, err)
 	}
-	d.expect(login.Auth.EntityID == s.aliceEntity, "alice is logged in and known to Vault as entity %s", s.aliceEntity)
-	return login.Auth.ClientToken
+	id := fmt.Sprint(entity.Data["id"])
+	d.write("operator", root, "identity/entity-alias",
+		setting{key: "name", value: name}, setting{key: "canonical_id", value: id}, setting{key: "mount_accessor", value: accessor})
+	d.shown(name+" ", "vault login -method=userpass username="+name)
+	login, err := root.Logical().Write("auth/userpass/login/"+name, map[string]any{"password": password})
+	if err != nil {
+		d.t.Fatalf("demo: log in as %s: %v", name, err)
+	}
+	if login.Auth.EntityID != id {
+		d.t.Fatalf("demo: %s is entity %s, not %s", name, login.Auth.EntityID, id)
+	}
+	return person{name: name, token: login.Auth.ClientToken, entity: id}
 }
 
 // copyProgram installs a program with mode 0700.

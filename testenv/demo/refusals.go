@@ -3,7 +3,7 @@ package main
 import "strings"
 
 // refusals shows what does not work, and how it is said.
-func (d *demo) refusals(s *stage, alice string) {
+func (d *demo) refusals(s *stage) {
 	d.step("What is refused")
 	for _, try := range []struct {
 		who, token, why string
@@ -12,24 +12,24 @@ func (d *demo) refusals(s *stage, alice string) {
 		arguments       []string
 	}{
 		{
-			"root", s.vault.RootToken, "root, behind whom nobody stands", 10,
-			[]string{"no_identity"},
-			[]string{"clone", "-source=prod", "-target=staging"},
+			"root", s.vault.RootToken, "root, because no identity stands behind it", 10,
+			[]string{"no_identity"}, []string{"clone", "-source=prod", "-target=staging"},
 		},
 		{
-			"alice", alice, "the other direction: no policy allows it", 10,
-			[]string{"denied", "default_deny"},
-			[]string{"clone", "-source=staging", "-target=prod"},
+			"bob", s.bob.token, "bob, because no policy names him", 10,
+			[]string{"denied", "default_deny"}, []string{"clone", "-source=prod", "-target=staging"},
 		},
 		{
-			"alice", alice, "a connection that does not exist", 10,
-			[]string{"(denied)"},
-			[]string{"clone", "-source=prod", "-target=nowhere"},
+			"alice", s.alice.token, "the other direction: staging has no role that reads, production none that writes", 2,
+			[]string{"purpose read", "purposes"}, []string{"clone", "-source=staging", "-target=prod"},
 		},
 		{
-			"alice", alice, "somebody else's operations", 10,
-			[]string{"denied"},
-			[]string{"operations", "-all"},
+			"alice", s.alice.token, "a database onto itself", 10,
+			[]string{"same_database"}, []string{"clone", "-source=staging", "-target=staging"},
+		},
+		{
+			"alice", s.alice.token, "everybody's operations, which are for operators and auditors", 10,
+			[]string{"denied"}, []string{"operations", "-all"},
 		},
 	} {
 		d.shown(try.who+" ", "dbops "+strings.Join(try.arguments, " "))
@@ -40,14 +40,20 @@ func (d *demo) refusals(s *stage, alice string) {
 				d.t.Fatalf("demo: %s: the answer lacks %q", try.why, word)
 			}
 		}
-		d.expect(code == try.exit, "%s: exit code %d", try.why, code)
+		d.expect(code == try.exit, "refused: %s (exit code %d)", try.why, code)
 	}
-	client := s.vault.NewClient(alice)
-	d.shown("alice ", "vault read dbops/creds/prod-read")
-	_, err := client.Logical().Read("dbops/creds/prod-read")
-	d.expect(err != nil && strings.Contains(err.Error(), "403"), "alice cannot have a password for production")
-	root := s.vault.Client
-	d.shown("root ", "vault read dbops/creds/prod-read")
-	_, err = root.Logical().Read("dbops/creds/prod-read")
-	d.expect(err != nil && strings.Contains(err.Error(), "403"), "nor can root: the connection is for operations only")
+	for _, one := range []person{s.alice, {name: "root", token: s.vault.RootToken}} {
+		d.shown(one.name+" ", "vault read dbops/creds/prod-read")
+		_, err := s.vault.NewClient(one.token).Logical().Read("dbops/creds/prod-read")
+		if err != nil {
+			d.say("%s", indent(lastLine(err.Error())))
+		}
+		d.expect(err != nil && strings.Contains(err.Error(), "Code: 403"), "refused: a password for production, to %s", one.name)
+	}
+}
+
+// lastLine is where an error of vault says what it is about.
+func lastLine(text string) string {
+	lines := strings.Split(strings.TrimSpace(text), "\n")
+	return strings.TrimSpace(lines[len(lines)-1])
 }

@@ -25,7 +25,7 @@ type stage struct {
 	auditFile                      string
 	agentHCL                       string
 	operator, connections, policy  *api.Client // one token for each duty
-	aliceEntity                    string
+	alice, bob                     person
 }
 
 // startServers starts what a company has before dbops: a Vault and two database
