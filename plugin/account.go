@@ -80,9 +80,12 @@ type issuedAccount struct {
 // issueAccount makes a login. Its record is stored before; after an error either
 // nothing is left, or the record is and the sweep ends what it stands for.
 func (b *backend) issueAccount(ctx context.Context, s logical.Storage, r accountRequest) (issuedAccount, error) {
-	c, err := b.usableConnection(ctx, s, r.Connection)
+	c, err := b.connections.get(ctx, s, r.Connection)
 	if err != nil {
 		return issuedAccount{}, err
+	}
+	if c == nil {
+		return issuedAccount{}, &wire.Error{Code: wire.CodeConflict, Reason: fmt.Sprintf("connection %q of role %q is not configured", r.Connection, r.Role)}
 	}
 	role, err := b.usableRole(ctx, s, r.Role, c)
 	if err != nil {
@@ -137,7 +140,7 @@ func (b *backend) usableRole(ctx context.Context, s logical.Storage, name string
 		return nil, err
 	}
 	if r == nil {
-		return nil, notFound("no role %q; write roles/%s first", name, name)
+		return nil, &wire.Error{Code: wire.CodeConflict, Reason: fmt.Sprintf("role %q of connection %q does not exist", name, c.Name)}
 	}
 	if r.DBName != c.Name {
 		return nil, &wire.Error{Code: wire.CodeConflict, Reason: fmt.Sprintf("role %q belongs to connection %q, not to %q", name, r.DBName, c.Name)}

@@ -31,7 +31,8 @@ func (b *backend) pathCredsRead(ctx context.Context, req *logical.Request, data 
 		return nil, err
 	}
 	if r == nil {
-		return nil, notFound("no role %q; write roles/%s first", name, name)
+		// Not 404, which clients take on a read for an empty answer.
+		return nil, invalidField("name", "no role %q; write roles/%s first", name, name)
 	}
 	if err := b.refuseOperationsOnly(ctx, req.Storage, r.DBName); err != nil {
 		return nil, err

@@ -99,8 +99,8 @@ func TestCreds_Refusals(t *testing.T) {
 		code   wire.Code
 		status int
 	}{
-		"unknown": {wire.CodeNotFound, 404},
-		"nowhere": {wire.CodeNotFound, 404},
+		"unknown": {wire.CodeInvalid, 400},
+		"nowhere": {wire.CodeConflict, 409},
 		"empty":   {wire.CodeInvalid, 400},
 		"broken":  {wire.CodeEngine, 409},
 		"super":   {wire.CodePrivilege, 409},

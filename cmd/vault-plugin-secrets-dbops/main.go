@@ -16,7 +16,8 @@ import (
 var version = "dev"
 
 func main() {
-	logger := hclog.New(&hclog.LoggerOptions{})
+	// JSON keeps the level on the way through Vault.
+	logger := hclog.New(&hclog.LoggerOptions{Level: hclog.Trace, Output: os.Stderr, JSONFormat: true})
 	meta := &api.PluginAPIClientMeta{}
 	if err := meta.FlagSet().Parse(os.Args[1:]); err != nil {
 		logger.Error("read arguments", "error", err)
