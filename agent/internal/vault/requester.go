@@ -75,7 +75,7 @@ func (r *Requester) Operation(ctx context.Context, id string) (wire.Operation, e
 // Cancel asks for an operation to be cancelled. It returns once that is
 // recorded; the operation ends a little later.
 func (r *Requester) Cancel(ctx context.Context, id string) error {
-	_, err := r.client.do(ctx, request{
+	_, err := r.client.doAs(ctx, request{
 		do: "cancel operation " + id, method: http.MethodPut, path: r.path(id, "cancel"), operation: id,
 	}, nil)
 	return err
@@ -83,7 +83,7 @@ func (r *Requester) Cancel(ctx context.Context, id string) error {
 
 func (r *Requester) operation(ctx context.Context, call request) (wire.Operation, error) {
 	var op wire.Operation
-	if _, err := r.client.do(ctx, call, &op); err != nil {
+	if _, err := r.client.doAs(ctx, call, &op); err != nil {
 		return op, err
 	}
 	if op.ID == "" || !op.State.Valid() {
@@ -116,7 +116,7 @@ func (r *Requester) Operations(ctx context.Context, f Filter) (operations []wire
 		Operations []wire.Operation `json:"operations"`
 		More       bool             `json:"more"`
 	}
-	_, err = r.client.do(ctx, request{do: "list operations", method: http.MethodGet, path: path, query: query}, &page)
+	_, err = r.client.doAs(ctx, request{do: "list operations", method: http.MethodGet, path: path, query: query}, &page)
 	return page.Operations, page.More, err
 }
 
@@ -153,7 +153,7 @@ func (r *Requester) text(ctx context.Context, id, what string) (text, digest str
 			Plan   string `json:"plan_digest"`
 			Report string `json:"report_digest"`
 		}
-		if _, err := r.client.do(ctx, call, &answer); err != nil {
+		if _, err := r.client.doAs(ctx, call, &answer); err != nil {
 			return "", "", err
 		}
 		if parts, err = strconv.Atoi(answer.Parts); err != nil {

@@ -1,9 +1,11 @@
 package vault
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -43,4 +45,18 @@ func savedToken(home string) (wire.Secret, error) {
 		return wire.Secret{}, &wire.Error{Code: wire.CodeConfig, Reason: "no token: neither VAULT_TOKEN nor ~/.vault-token", Hint: hint}
 	}
 	return wire.NewSecret(token), nil
+}
+
+// doAs is [Client.do] for a person. An agent that Vault itself refuses waits until
+// it has logged in again; for a person such a refusal stands.
+func (c *Client) doAs(ctx context.Context, r request, out any) (answer, error) {
+	a, err := c.do(ctx, r, out)
+	var refused *Error
+	if errors.As(err, &refused) && refused.bare && refused.Status == http.StatusForbidden {
+		refused.Wire = &wire.Error{
+			Code: wire.CodeDenied, Reason: "Vault does not let this token " + r.do,
+			Hint: "the token has ended (vault token lookup), or its ACL policies do not grant " + r.path,
+		}
+	}
+	return a, err
 }

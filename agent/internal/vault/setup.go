@@ -126,7 +126,7 @@ func (o *Operator) apply(ctx context.Context, a Action, path string, body any) e
 	if o.dryRun {
 		return nil
 	}
-	_, err := o.client.do(ctx, request{
+	_, err := o.client.doAs(ctx, request{
 		do: string(a.Verb) + " " + a.Object, method: http.MethodPut, path: path, body: body,
 		// Vault starts a plugin to look at it when it is registered, mounted or
 		// reloaded.
@@ -137,7 +137,7 @@ func (o *Operator) apply(ctx context.Context, a Action, path string, body any) e
 
 // read decodes what is at path into out; found is false when nothing is.
 func (o *Operator) read(ctx context.Context, what, path string, out any) (found bool, err error) {
-	_, err = o.client.do(ctx, request{do: "read " + what, method: http.MethodGet, path: path}, out)
+	_, err = o.client.doAs(ctx, request{do: "read " + what, method: http.MethodGet, path: path}, out)
 	var refused *Error
 	if errors.As(err, &refused) && refused.Status == http.StatusNotFound {
 		return false, nil
@@ -241,7 +241,7 @@ func (o *Operator) registered(ctx context.Context, s Setup) (some, same bool, er
 		if found.Version != "" {
 			call.query = map[string][]string{"version": {found.Version}}
 		}
-		if _, err := o.client.do(ctx, call, &found); err != nil {
+		if _, err := o.client.doAs(ctx, call, &found); err != nil {
 			return false, false, err
 		}
 		if found.Command == s.PluginCommand {

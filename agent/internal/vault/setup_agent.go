@@ -54,7 +54,7 @@ func (o *Operator) agent(ctx context.Context, s Setup, accessor string) (SetupRe
 	o.report(secretID)
 	// Wrapped, nobody on the way sees it: Vault gives out a token that unwraps to
 	// it once.
-	wrapped, err := o.client.do(ctx, request{
+	wrapped, err := o.client.doAs(ctx, request{
 		do: "create " + secretID.Object, method: http.MethodPut, path: role + "/secret-id", wrapTTL: s.Agent.WrapTTL,
 	}, nil)
 	if err != nil {
