@@ -69,7 +69,7 @@ func (s *Sandbox) containerConfig(spec sandbox.Spec, made *workerImage, created 
 	// Collect garbage before the limit ends the worker. /tmp and tools count too.
 	memLimit := max(s.config.MemoryMiB-s.config.TempMiB-runtimeMiB, runtimeMiB)
 
-	return &container.Config{
+	config := &container.Config{
 		Image:       made.id,
 		Hostname:    hostname,
 		User:        workerUser,
@@ -88,10 +88,12 @@ func (s *Sandbox) containerConfig(spec sandbox.Spec, made *workerImage, created 
 		AttachStderr: true,
 		Labels: map[string]string{
 			LabelAgent:     s.config.AgentName,
+			LabelInstance:  s.instance,
 			LabelOperation: spec.OperationID,
 			LabelCreated:   created.UTC().Format(time.RFC3339Nano),
 		},
-	}, &container.HostConfig{
+	}
+	host := &container.HostConfig{
 		NetworkMode: "none",
 		// No resolver exists; these keep the host's own out of resolv.conf and
 		// make every look-up fail at once.
@@ -122,7 +124,8 @@ func (s *Sandbox) containerConfig(spec sandbox.Spec, made *workerImage, created 
 				{Name: "nofile", Soft: openFiles, Hard: openFiles},
 			},
 		},
-	}, nil
+	}
+	return config, host, nil
 }
 
 // environment is all the worker gets. Docker adds the variables of the image,

@@ -120,7 +120,9 @@ func TestAgentKilled_WorkerEnds(t *testing.T) {
 
 	require.NoError(t, agent.Process.Kill())
 	began := time.Now()
-	ended, failed := s.docker.ContainerWait(t.Context(), found[0].ID, container.WaitConditionNotRunning)
+	waiting, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	ended, failed := s.docker.ContainerWait(waiting, found[0].ID, container.WaitConditionNotRunning)
 	select {
 	case answer := <-ended:
 		require.Zero(t, answer.StatusCode, "in good order")

@@ -1,6 +1,7 @@
 package docker
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -22,6 +23,7 @@ import (
 
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/network"
+	"github.com/docker/docker/pkg/stdcopy"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
@@ -257,20 +259,29 @@ func neighbourContainer(t *testing.T, s *Sandbox, bridged, token string) string 
 func fromBridge(t *testing.T, s *Sandbox, bridged, at string) string {
 	t.Helper()
 	id := runProbe(t, s, bridged, "read", at)
-	ended, failed := s.docker.ContainerWait(t.Context(), id, container.WaitConditionNotRunning)
+	waiting, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	ended, failed := s.docker.ContainerWait(waiting, id, container.WaitConditionNotRunning)
 	select {
 	case answer := <-ended:
 		require.Zero(t, answer.StatusCode)
 	case err := <-failed:
 		t.Fatal(err)
 	}
-	logs, err := s.docker.ContainerLogs(t.Context(), id, container.LogsOptions{ShowStdout: true})
-	require.NoError(t, err)
-	defer logs.Close()
-	frame := make([]byte, 256)
-	n, err := logs.Read(frame)
-	require.NoError(t, err)
-	return string(frame[min(8, n):n]) // after the header of the stream
+	var stdout, stderr bytes.Buffer
+	require.Eventually(t, func() bool { // the log may lag behind
+		logs, err := s.docker.ContainerLogs(t.Context(), id, container.LogsOptions{ShowStdout: true, ShowStderr: true})
+		if err != nil {
+			return false
+		}
+		defer logs.Close()
+		stdout.Reset()
+		stderr.Reset()
+		_, err = stdcopy.StdCopy(&stdout, &stderr, logs)
+		return err == nil && stdout.Len()+stderr.Len() > 0
+	}, 5*time.Second, 50*time.Millisecond)
+	require.Empty(t, stderr.String())
+	return stdout.String()
 }
 
 // heard is what a listener for datagrams has heard.

@@ -353,9 +353,13 @@ func orphan(ctx context.Context) (string, error) {
 		return "", err
 	}
 	for range 5 {
-		// Our own child's exit code must still reach us.
-		//nolint:forbidigo // runs in a worker
-		if err := exec.CommandContext(ctx, self, OrphanArg).Run(); err != nil {
+		// The exit code of our own child must still reach us, late as we ask.
+		child := exec.CommandContext(ctx, self, OrphanArg) //nolint:forbidigo // runs in a worker
+		if err := child.Start(); err != nil {
+			return "", err
+		}
+		time.Sleep(200 * time.Millisecond) //nolint:forbidigo // a test program
+		if err := child.Wait(); err != nil {
 			return "", err
 		}
 	}

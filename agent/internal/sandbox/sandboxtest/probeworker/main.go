@@ -28,9 +28,7 @@ func run(args []string) int {
 	case len(args) == 3 && args[0] == "banner":
 		return banner(args[1], args[2])
 	case len(args) == 2 && args[0] == "read":
-		//nolint:forbidigo // a test program
-		fmt.Print(probe.Try(context.Background(), probe.Check{Do: "tcp", Address: args[1]})[0].Got)
-		return 0
+		return read(args[1])
 	default:
 		fmt.Fprintln(os.Stderr, "usage: probeworker worker | banner <address> <text> | read <address>")
 		return 1
@@ -53,4 +51,19 @@ func banner(address, text string) int {
 		fmt.Fprint(conn, text)
 		conn.Close()
 	}
+}
+
+// read prints what is said at address. A container's network may need a moment.
+func read(address string) int {
+	var result probe.Result
+	for range 50 {
+		result = probe.Try(context.Background(), probe.Check{Do: "tcp", Address: address})[0]
+		if result.Got != "" {
+			fmt.Fprint(os.Stdout, result.Got)
+			return 0
+		}
+		time.Sleep(100 * time.Millisecond) //nolint:forbidigo // a test program
+	}
+	fmt.Fprintln(os.Stderr, "nothing is said:", result.Err)
+	return 0
 }
