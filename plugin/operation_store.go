@@ -66,11 +66,6 @@ type operationState struct {
 	ending      map[string]bool       // operations whose accounts are being ended
 
 	watching bool // the watcher of deadlines runs
-	closed   bool // nothing may be started any more
-
-	background  sync.WaitGroup
-	stop        context.CancelFunc
-	backgroundC context.Context // ends with the instance
 }
 
 type requestKey struct{ entity, id string }

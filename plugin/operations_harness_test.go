@@ -246,7 +246,7 @@ func (m *desk) must(resp *logical.Response, err error) map[string]any {
 
 // refused checks that the answer is a 4xx with the code, in a form that the other
 // side reads back, and returns it.
-func (m *desk) refused(code wire.Code, resp *logical.Response, err error) *wire.Error {
+func (m *desk) refused(code wire.Code, resp *logical.Response, err error) wire.Error {
 	m.t.Helper()
 	require.Error(m.t, err)
 	require.Nil(m.t, resp)
@@ -258,7 +258,7 @@ func (m *desk) refused(code wire.Code, resp *logical.Response, err error) *wire.
 	require.Equal(m.t, code.Info().HTTP, coded.Code())
 	require.True(m.t, coded.Code() >= 400 && coded.Code() < 500, "%v", err)
 	require.NotEmpty(m.t, parsed.Reason)
-	return parsed
+	return *parsed
 }
 
 func into[T any](m *desk, data map[string]any) T {

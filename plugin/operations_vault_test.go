@@ -86,7 +86,7 @@ func (d *vaultDesk) get(c *api.Client, path string) map[string]any {
 
 // refused checks status and code as they leave Vault, and that the client did not
 // repeat the request by itself.
-func (d *vaultDesk) refused(code wire.Code, c *api.Client, path string, fields ...any) *wire.Error {
+func (d *vaultDesk) refused(code wire.Code, c *api.Client, path string, fields ...any) wire.Error {
 	d.t.Helper()
 	_, err := c.Logical().Write(path, fieldsOf(fields))
 	require.Error(d.t, err, path)
@@ -96,7 +96,7 @@ func (d *vaultDesk) refused(code wire.Code, c *api.Client, path string, fields .
 	parsed := wire.ParseError(err.Error())
 	require.NotNil(d.t, parsed, "%v", err)
 	require.Equal(d.t, code, parsed.Code, "%v", err)
-	return parsed
+	return *parsed
 }
 
 func decodeInto[T any](t *testing.T, data map[string]any) T {
@@ -246,7 +246,7 @@ func TestVault_ManyPolls(t *testing.T) {
 	}
 	t.Log(strconv.Itoa(polls), "polls took", time.Since(begin).String())
 	require.Less(t, time.Since(begin), 60*time.Second)
-	resp, err := d.agent.Logical().ReadRaw("dbops/agents/a1") //nolint:staticcheck // the raw status is what is looked at
+	resp, err := d.agent.Logical().ReadRaw("dbops/agents/a1")
 	require.NoError(t, err)
 	require.Equal(t, http.StatusOK, resp.StatusCode)
 	require.NoError(t, resp.Body.Close())

@@ -20,7 +20,7 @@ func (b *backend) pathAgentAccount(inspect bool) framework.OperationFunc {
 		if err != nil {
 			return nil, err
 		}
-		fence, side := d.Get("fence").(string), wire.Side(d.Get("side").(string))
+		fence, side := fieldOf[string](d, "fence"), wire.Side(fieldOf[string](d, "side"))
 		claim, err := r.heldBy(agent, fence)
 		if err != nil {
 			return nil, err

@@ -63,7 +63,7 @@ func (b *backend) pathAgentEvents(ctx context.Context, req *logical.Request, d *
 	if !slices.Contains(r.Agents, agent) {
 		return nil, notYourOperation(r.ID, agent)
 	}
-	texts := d.Get(wire.EventsKey).([]string)
+	texts := fieldOf[[]string](d, wire.EventsKey)
 	events, err := readEvents(r, agent, texts)
 	if err != nil {
 		return nil, err

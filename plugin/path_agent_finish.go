@@ -66,12 +66,12 @@ func (b *backend) pathAgentFinish(ctx context.Context, req *logical.Request, d *
 }
 
 func readFinish(d *framework.FieldData) (wire.FinishRequest, error) {
-	text := func(field string) string { return d.Get(field).(string) }
+	text := func(field string) string { return fieldOf[string](d, field) }
 	f := wire.FinishRequest{
 		Fence: text("fence"), Outcome: wire.State(text("outcome")), Code: wire.Code(text("code")),
 		Reason: shorten(text("reason")), Hint: shorten(text("hint")), Step: wire.Step(text("step")),
 		Rows: text("rows"), Bytes: text("bytes"), Tables: text("tables"), Report: text("report"),
-		CleanupNeeded: d.Get("cleanup_needed").(bool),
+		CleanupNeeded: fieldOf[bool](d, "cleanup_needed"),
 	}
 	switch f.Outcome {
 	case wire.StateSucceeded, wire.StateCancelled:

@@ -21,11 +21,11 @@ func (b *backend) agentOperation(ctx context.Context, req *logical.Request, d *f
 	if err := b.loadOperations(ctx, req.Storage); err != nil {
 		return nil, "", err
 	}
-	name := d.Get("name").(string)
+	name := fieldOf[string](d, "name")
 	if _, err := b.identifyAgent(req, name); err != nil {
 		return nil, "", err
 	}
-	id := d.Get("id").(string)
+	id := fieldOf[string](d, "id")
 	r := b.ops.operation(id)
 	if r == nil {
 		return nil, "", errNoOperation(id)
@@ -38,12 +38,12 @@ func (b *backend) pathAgentPlan(ctx context.Context, req *logical.Request, d *fr
 	if err != nil {
 		return nil, err
 	}
-	fence, text := d.Get("fence").(string), d.Get("text").(string)
-	parts, err := strconv.Atoi(d.Get("parts").(string))
+	fence, text := fieldOf[string](d, "fence"), fieldOf[string](d, "text")
+	parts, err := strconv.Atoi(fieldOf[string](d, "parts"))
 	if err != nil || parts < 1 || parts > maxTextParts {
 		return nil, invalidField("parts", "must be a number from 1 to %d", maxTextParts)
 	}
-	part, err := strconv.Atoi(d.Get("part").(string))
+	part, err := strconv.Atoi(fieldOf[string](d, "part"))
 	if err != nil || part < 0 || part >= parts {
 		return nil, invalidField("part", "must be a number from 0 to %d", parts-1)
 	}

@@ -89,19 +89,19 @@ func (b *backend) pathAgentPoll(ctx context.Context, req *logical.Request, d *fr
 	if err := b.loadOperations(ctx, req.Storage); err != nil {
 		return nil, err
 	}
-	name := d.Get("name").(string)
+	name := fieldOf[string](d, "name")
 	agent, err := b.identifyAgent(req, name)
 	if err != nil {
 		return nil, err
 	}
-	if v := d.Get("version").(int); v < 1 || v > wire.Version {
+	if v := fieldOf[int](d, "version"); v < 1 || v > wire.Version {
 		return nil, &wire.Error{
 			Code: wire.CodeConflict, Field: "version", Reason: fmt.Sprintf("protocol version %d is not known; the plugin speaks up to %d", v, wire.Version),
 			Hint: "upgrade the plugin before its agents",
 		}
 	}
 	held := map[string]string{}
-	for _, claim := range d.Get("held").([]string) {
+	for _, claim := range fieldOf[[]string](d, "held") {
 		id, fence, ok := strings.Cut(claim, ":")
 		if !ok {
 			return nil, invalidField("held", "%q is not <operation id>:<fence>", claim)
@@ -136,9 +136,9 @@ func (b *backend) pathAgentPoll(ctx context.Context, req *logical.Request, d *fr
 	}
 	slices.Sort(response.Drop)
 
-	devices, err := strconv.Atoi(d.Get("audit_devices").(string))
+	devices, err := strconv.Atoi(fieldOf[string](d, "audit_devices"))
 	audited := err == nil && devices > 0
-	free := min(d.Get("free_slots").(int), agent.MaxOperations-len(mine))
+	free := min(fieldOf[int](d, "free_slots"), agent.MaxOperations-len(mine))
 	if audited {
 		for _, r := range b.ops.busyOperations() {
 			if free <= 0 {
@@ -171,15 +171,15 @@ func (b *backend) notePoll(name string, d *framework.FieldData, mine []*operatio
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	heard := o.heard[name]
-	heard.At, heard.Boot = now, d.Get("boot").(string)
-	heard.FreeSlots, heard.AuditDevices = d.Get("free_slots").(int), d.Get("audit_devices").(string)
+	heard.At, heard.Boot = now, fieldOf[string](d, "boot")
+	heard.FreeSlots, heard.AuditDevices = fieldOf[int](d, "free_slots"), fieldOf[string](d, "audit_devices")
 	o.heard[name] = heard
 	for _, r := range mine {
 		if held[r.ID] == r.Claim.Fence {
 			o.claimHeard[r.ID] = now
 		}
 	}
-	for _, text := range d.Get("progress").([]string) {
+	for _, text := range fieldOf[[]string](d, "progress") {
 		var p wire.Progress
 		if json.Unmarshal([]byte(text), &p) != nil {
 			continue // shown to people only

@@ -87,7 +87,7 @@ func (b *backend) pathAgentRead(ctx context.Context, req *logical.Request, d *fr
 	if err := b.loadOperations(ctx, req.Storage); err != nil {
 		return nil, err
 	}
-	name := d.Get("name").(string)
+	name := fieldOf[string](d, "name")
 	b.ops.mu.RLock()
 	agent, ok := b.ops.agents[name]
 	heard := b.ops.heard[name]
@@ -123,31 +123,31 @@ func (b *backend) pathAgentWrite(ctx context.Context, req *logical.Request, d *f
 	if err := b.loadOperations(ctx, req.Storage); err != nil {
 		return nil, err
 	}
-	name := d.Get("name").(string)
+	name := fieldOf[string](d, "name")
 	defer b.ops.lock(prefixAgent + name)()
 	b.ops.mu.RLock()
 	agent, known := b.ops.agents[name]
 	b.ops.mu.RUnlock()
 	if !known {
-		agent.MaxOperations = d.Get("max_operations").(int)
+		agent.MaxOperations = fieldOf[int](d, "max_operations")
 	}
-	if v, ok := d.GetOk("accessor"); ok {
-		agent.Accessor = v.(string)
+	if v, ok := fieldGiven[string](d, "accessor"); ok {
+		agent.Accessor = v
 	}
-	if v, ok := d.GetOk("entity_id"); ok {
-		agent.EntityID = v.(string)
+	if v, ok := fieldGiven[string](d, "entity_id"); ok {
+		agent.EntityID = v
 	}
-	if v, ok := d.GetOk("labels"); ok {
-		agent.Labels = pairs(v.(map[string]string))
+	if v, ok := fieldGiven[map[string]string](d, "labels"); ok {
+		agent.Labels = pairs(v)
 	}
-	if v, ok := d.GetOk("max_operations"); ok {
-		agent.MaxOperations = v.(int)
+	if v, ok := fieldGiven[int](d, "max_operations"); ok {
+		agent.MaxOperations = v
 	}
-	if v, ok := d.GetOk("drain"); ok {
-		agent.Drain = v.(bool)
+	if v, ok := fieldGiven[bool](d, "drain"); ok {
+		agent.Drain = v
 	}
-	if v, ok := d.GetOk("grace"); ok {
-		agent.Grace = time.Duration(v.(int)) * time.Second
+	if v, ok := fieldGiven[int](d, "grace"); ok {
+		agent.Grace = time.Duration(v) * time.Second
 	}
 	switch {
 	case agent.Accessor == "" && agent.EntityID == "":
@@ -173,7 +173,7 @@ func (b *backend) pathAgentDelete(ctx context.Context, req *logical.Request, d *
 	if err := b.loadOperations(ctx, req.Storage); err != nil {
 		return nil, err
 	}
-	name := d.Get("name").(string)
+	name := fieldOf[string](d, "name")
 	if held := b.held(name); len(held) > 0 {
 		return nil, &wire.Error{
 			Code: wire.CodeConflict, Reason: fmt.Sprintf("agent %s works on operation %s", name, held[0].ID),

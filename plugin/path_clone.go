@@ -92,7 +92,7 @@ func (b *backend) refuseKind(kind wire.Kind) framework.OperationFunc {
 func cloneOptions(d *framework.FieldData) (map[string]string, error) {
 	options := map[string]string{}
 	for _, name := range wire.OptionNames() {
-		options[name] = d.Get(name).(string)
+		options[name] = fieldOf[string](d, name)
 	}
 	oneOf := func(name string, values ...string) error {
 		if !slices.Contains(values, options[name]) {
@@ -127,8 +127,8 @@ func (b *backend) pathClone(ctx context.Context, req *logical.Request, d *framew
 		return nil, err
 	}
 	op := wire.Operation{
-		Kind: wire.KindClone, Source: d.Get("source").(string), Target: d.Get("target").(string),
-		Requester: who.User, Reason: d.Get("reason").(string), RequestID: d.Get("request_id").(string), Options: options,
+		Kind: wire.KindClone, Source: fieldOf[string](d, "source"), Target: fieldOf[string](d, "target"),
+		Requester: who.User, Reason: fieldOf[string](d, "reason"), RequestID: fieldOf[string](d, "request_id"), Options: options,
 	}
 	if len(op.RequestID) > maxRequestIDBytes {
 		return nil, invalidField("request_id", "is longer than %d bytes", maxRequestIDBytes)

@@ -173,7 +173,7 @@ func (b *backend) pathConnectionList(ctx context.Context, req *logical.Request, 
 }
 
 func (b *backend) pathConnectionRead(ctx context.Context, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
-	c, known, err := b.connectionFacts(ctx, req.Storage, d.Get("name").(string))
+	c, known, err := b.connectionFacts(ctx, req.Storage, fieldOf[string](d, "name"))
 	if err != nil || !known {
 		return nil, err
 	}
@@ -188,29 +188,29 @@ func (b *backend) pathConnectionRead(ctx context.Context, req *logical.Request, 
 }
 
 func (b *backend) pathConnectionWrite(ctx context.Context, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
-	name := d.Get("name").(string)
+	name := fieldOf[string](d, "name")
 	if err := b.loadOperations(ctx, req.Storage); err != nil {
 		return nil, err
 	}
 	return nil, b.updateConnection(ctx, req.Storage, name, func(c *connectionRecord) error {
-		if v, ok := d.GetOk("labels"); ok {
-			c.Labels = pairs(v.(map[string]string))
+		if v, ok := fieldGiven[map[string]string](d, "labels"); ok {
+			c.Labels = pairs(v)
 		}
-		if v, ok := d.GetOk("zone"); ok {
-			c.Zone = v.(string)
+		if v, ok := fieldGiven[string](d, "zone"); ok {
+			c.Zone = v
 		}
-		if v, ok := d.GetOk("agents"); ok {
-			c.Agents = v.([]string)
+		if v, ok := fieldGiven[[]string](d, "agents"); ok {
+			c.Agents = v
 		}
-		if v, ok := d.GetOk("protected"); ok {
-			c.Protected = v.(bool)
+		if v, ok := fieldGiven[bool](d, "protected"); ok {
+			c.Protected = v
 		}
-		if v, ok := d.GetOk("operations_only"); ok {
-			c.OperationsOnly = v.(bool)
+		if v, ok := fieldGiven[bool](d, "operations_only"); ok {
+			c.OperationsOnly = v
 		}
-		if v, ok := d.GetOk("purposes"); ok {
+		if v, ok := fieldGiven[map[string]string](d, "purposes"); ok {
 			c.Purposes = map[wire.Purpose]string{}
-			for purpose, role := range pairs(v.(map[string]string)) {
+			for purpose, role := range pairs(v) {
 				switch p := wire.Purpose(purpose); p {
 				case wire.PurposeInspect, wire.PurposeRead, wire.PurposeWrite:
 					c.Purposes[p] = role
@@ -219,18 +219,18 @@ func (b *backend) pathConnectionWrite(ctx context.Context, req *logical.Request,
 				}
 			}
 		}
-		if v, ok := d.GetOk("database"); ok {
-			c.Database = v.(string)
+		if v, ok := fieldGiven[string](d, "database"); ok {
+			c.Database = v
 		}
-		if v, ok := d.GetOk("address"); ok {
-			c.Address = v.(string)
+		if v, ok := fieldGiven[string](d, "address"); ok {
+			c.Address = v
 			if c.Address != "" {
 				if _, _, err := splitAddress(c.Address); err != nil {
 					return err
 				}
 			}
 		}
-		if d.Get("forget_identity").(bool) {
+		if fieldOf[bool](d, "forget_identity") {
 			c.Identity = nil
 		}
 		return nil
@@ -258,7 +258,7 @@ func (b *backend) updateConnection(ctx context.Context, s logical.Storage, name 
 }
 
 func (b *backend) pathConnectionDelete(ctx context.Context, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
-	name := d.Get("name").(string)
+	name := fieldOf[string](d, "name")
 	if err := b.loadOperations(ctx, req.Storage); err != nil {
 		return nil, err
 	}

@@ -188,7 +188,7 @@ func (b *backend) pathOperationList(sees visible) framework.OperationFunc {
 
 func (b *backend) pathOperationSearch(sees visible) framework.OperationFunc {
 	return func(ctx context.Context, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
-		states, kinds := d.Get("state").([]string), d.Get("kind").([]string)
+		states, kinds := fieldOf[[]string](d, "state"), fieldOf[[]string](d, "kind")
 		for _, state := range states {
 			if !wire.State(state).Valid() {
 				return nil, invalidField("state", "%q is not a state", state)
@@ -199,7 +199,7 @@ func (b *backend) pathOperationSearch(sees visible) framework.OperationFunc {
 				return nil, invalidField("kind", "%q is not a kind of operation", kind)
 			}
 		}
-		limit := d.Get("limit").(int)
+		limit := fieldOf[int](d, "limit")
 		if limit < 1 || limit > maxPage {
 			return nil, invalidField("limit", "must be from 1 to %d", maxPage)
 		}
@@ -208,10 +208,10 @@ func (b *backend) pathOperationSearch(sees visible) framework.OperationFunc {
 			return nil, err
 		}
 		equal := func(field, value string) bool {
-			want := d.Get(field).(string)
+			want := fieldOf[string](d, field)
 			return want == "" || want == value
 		}
-		after := d.Get("after").(string)
+		after := fieldOf[string](d, "after")
 		page, more := []any{}, false
 		for _, r := range records {
 			if (after != "" && r.ID >= after) ||
@@ -236,7 +236,7 @@ func (b *backend) pathOperationSearch(sees visible) framework.OperationFunc {
 
 func (b *backend) pathOperationRead(sees visible) framework.OperationFunc {
 	return func(ctx context.Context, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
-		r, err := b.visibleOperation(ctx, req, d.Get("id").(string), sees)
+		r, err := b.visibleOperation(ctx, req, fieldOf[string](d, "id"), sees)
 		if err != nil {
 			return nil, err
 		}
@@ -246,7 +246,7 @@ func (b *backend) pathOperationRead(sees visible) framework.OperationFunc {
 
 func (b *backend) pathOperationCancel(sees visible) framework.OperationFunc {
 	return func(ctx context.Context, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
-		r, err := b.visibleOperation(ctx, req, d.Get("id").(string), sees)
+		r, err := b.visibleOperation(ctx, req, fieldOf[string](d, "id"), sees)
 		if err != nil {
 			return nil, err
 		}
@@ -278,7 +278,7 @@ func (b *backend) pathOperationCancel(sees visible) framework.OperationFunc {
 // pathOperationText reads a stored text in parts of at most wire.PlanPartBytes.
 func (b *backend) pathOperationText(sees visible, prefix, what string) framework.OperationFunc {
 	return func(ctx context.Context, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
-		r, err := b.visibleOperation(ctx, req, d.Get("id").(string), sees)
+		r, err := b.visibleOperation(ctx, req, fieldOf[string](d, "id"), sees)
 		if err != nil {
 			return nil, err
 		}
@@ -290,7 +290,7 @@ func (b *backend) pathOperationText(sees visible, prefix, what string) framework
 			return nil, notFound("operation %s has no %s", r.ID, what)
 		}
 		parts := splitText(*text)
-		n, err := strconv.Atoi(d.Get("part").(string))
+		n, err := strconv.Atoi(fieldOf[string](d, "part"))
 		if err != nil || n < 0 || n >= len(parts) {
 			return nil, invalidField("part", "must be a number from 0 to %d", len(parts)-1)
 		}

@@ -102,7 +102,7 @@ func (b *backend) pathPolicyRead(ctx context.Context, req *logical.Request, d *f
 		return nil, err
 	}
 	b.ops.mu.RLock()
-	p, ok := b.ops.policies[d.Get("name").(string)]
+	p, ok := b.ops.policies[fieldOf[string](d, "name")]
 	b.ops.mu.RUnlock()
 	if !ok {
 		return nil, nil
@@ -124,7 +124,7 @@ func (b *backend) pathPolicyWrite(ctx context.Context, req *logical.Request, d *
 	if err := b.loadOperations(ctx, req.Storage); err != nil {
 		return nil, err
 	}
-	name := d.Get("name").(string)
+	name := fieldOf[string](d, "name")
 	defer b.ops.lock(prefixPolicy + name)()
 	b.ops.mu.RLock()
 	p, exists := b.ops.policies[name]
@@ -142,18 +142,18 @@ func (b *backend) pathPolicyWrite(ctx context.Context, req *logical.Request, d *
 		policy.RuleAllowedOperations: &p.AllowedOperations,
 	} {
 		if given(field) {
-			*into = d.Get(field).([]string)
+			*into = fieldOf[[]string](d, field)
 		}
 	}
 	if given("operations") {
 		p.Operations = nil
-		for _, kind := range d.Get("operations").([]string) {
+		for _, kind := range fieldOf[[]string](d, "operations") {
 			p.Operations = append(p.Operations, wire.Kind(kind))
 		}
 	}
 	for field, into := range map[string]*map[string]string{"source_labels": &p.SourceLabels, "target_labels": &p.TargetLabels} {
 		if given(field) {
-			*into = pairs(d.Get(field).(map[string]string))
+			*into = pairs(fieldOf[map[string]string](d, field))
 		}
 	}
 	for field, into := range map[string]*bool{
@@ -162,7 +162,7 @@ func (b *backend) pathPolicyWrite(ctx context.Context, req *logical.Request, d *
 		policy.RuleRequireTLS: &p.RequireTLS, policy.RuleAllowProtectedTarget: &p.AllowProtectedTarget,
 	} {
 		if given(field) {
-			*into = d.Get(field).(bool)
+			*into = fieldOf[bool](d, field)
 		}
 	}
 	for field, into := range map[string]*int{
@@ -171,16 +171,16 @@ func (b *backend) pathPolicyWrite(ctx context.Context, req *logical.Request, d *
 		policy.RuleMaxConcurrent: &p.MaxConcurrent,
 	} {
 		if given(field) {
-			*into = d.Get(field).(int)
+			*into = fieldOf[int](d, field)
 		}
 	}
 	for field, into := range map[string]*int64{policy.RuleMaxBytes: &p.MaxBytes, policy.RuleMaxRows: &p.MaxRows} {
 		if given(field) {
-			*into = d.Get(field).(int64)
+			*into = fieldOf[int64](d, field)
 		}
 	}
 	if given("max_duration") {
-		p.MaxDuration = time.Duration(d.Get("max_duration").(int)) * time.Second
+		p.MaxDuration = time.Duration(fieldOf[int](d, "max_duration")) * time.Second
 	}
 	p.Name = name
 	p.Version++
@@ -201,7 +201,7 @@ func (b *backend) pathPolicyDelete(ctx context.Context, req *logical.Request, d 
 	if err := b.loadOperations(ctx, req.Storage); err != nil {
 		return nil, err
 	}
-	name := d.Get("name").(string)
+	name := fieldOf[string](d, "name")
 	defer b.ops.lock(prefixPolicy + name)()
 	if err := deleteStored(ctx, req.Storage, prefixPolicy+name); err != nil {
 		b.opsInvalidate(prefixPolicy + name)

@@ -115,10 +115,14 @@ func TestEvaluate_Golden(t *testing.T) {
 		"strictest_limits": {"two policies, the smaller limits", func(p *policy.Policy, _ *policy.Request) {
 			p.MaxBytes, p.MaxRows, p.MaxDuration = 100, 0, time.Hour
 		}, []policy.Policy{{Name: "all", Entities: []string{"*"}, Sources: []string{"*"}, Targets: []string{"*"}, AllowedOperations: []string{"*"}, MaxBytes: 50, MaxRows: 7, MaxDuration: 2 * time.Hour}}},
-		"prohibition_wins": {"a policy that permits nothing", func(*policy.Policy, *policy.Request) {},
-			[]policy.Policy{{Name: "freeze", Entities: []string{"*"}, Sources: []string{"*"}, Targets: []string{"*"}}}},
-		"hard_refusal_before_rate": {"waiting would not help", func(_ *policy.Policy, r *policy.Request) { r.History.Entity = minutesAgo(1, 2, 3, 4, 5) },
-			[]policy.Policy{{Name: "zz-freeze", Entities: []string{"*"}, Sources: []string{"*"}, Targets: []string{"*"}}}},
+		"prohibition_wins": {
+			"a policy that permits nothing", func(*policy.Policy, *policy.Request) {},
+			[]policy.Policy{{Name: "freeze", Entities: []string{"*"}, Sources: []string{"*"}, Targets: []string{"*"}}},
+		},
+		"hard_refusal_before_rate": {
+			"waiting would not help", func(_ *policy.Policy, r *policy.Request) { r.History.Entity = minutesAgo(1, 2, 3, 4, 5) },
+			[]policy.Policy{{Name: "zz-freeze", Entities: []string{"*"}, Sources: []string{"*"}, Targets: []string{"*"}}},
+		},
 		"only_by_another_name": {"a policy for another name of the target does not permit", func(_ *policy.Policy, r *policy.Request) {
 			r.Target = []policy.Connection{{Name: "alias", Engine: wire.EnginePostgres}, r.Target[0]}
 		}, nil},
