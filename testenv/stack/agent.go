@@ -5,6 +5,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/hashicorp/vault/api"
+
 	"github.com/dbops-io/vault-plugin-secrets-dbops/testenv"
 )
 
@@ -42,7 +44,7 @@ vault {
     role_id_file   = %q
     secret_id_file = %q
     wrapped        = true
-    token_file     = %q
+    keep_token     = true
   }
 }
 
@@ -50,8 +52,8 @@ sandbox {
   tools_image = %q
 }
 %s
-`, name, filepath.Join(s.Dir, name, "state"), filepath.Join(s.Dir, name, "run"), maxOperations, s.Vault.Address, s.mount,
-		filepath.Join(s.Dir, name+".role-id"), filepath.Join(s.Dir, name+".wrapped-secret-id"), filepath.Join(s.Dir, name+".token"),
+`, name, filepath.Join(s.Dir, name, "state"), filepath.Join(s.runDir, name), maxOperations, s.Vault.Address, s.mount,
+		filepath.Join(s.Dir, name+".role-id"), filepath.Join(s.Dir, name+".wrapped-secret-id"),
 		testenv.Image(s.T, testenv.PartTools), more)
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		s.T.Fatalf("write agent.hcl: %v", err)
@@ -67,4 +69,30 @@ func (s *Stack) StartAgent(env ...string) {
 		binary = testenv.FaultAgent(s.T)
 	}
 	s.Agent = testenv.StartAgent(s.T, binary, s.AgentConfig, append(append([]string{}, s.opts.AgentEnv...), env...)...)
+}
+
+// AgentIdentity makes the identity of another agent and logs in as it, for tests
+// that speak the work protocol by hand.
+func (s *Stack) AgentIdentity(name string) *api.Client {
+	s.T.Helper()
+	stdout, stderr, status := s.CLI(s.Vault.RootToken, "setup", "-mount="+string(s.mount), "-agent="+name, "-out="+s.Dir)
+	if status != 0 {
+		s.T.Fatalf("dbops setup ended with %d:\n%s%s", status, stdout, stderr)
+	}
+	role := "auth/approle/role/" + name
+	roleID, err := s.Vault.Client.Logical().Read(role + "/role-id")
+	if err != nil {
+		s.T.Fatalf("role-id of %s: %v", name, err)
+	}
+	secretID, err := s.Vault.Client.Logical().Write(role+"/secret-id", nil)
+	if err != nil {
+		s.T.Fatalf("secret-id of %s: %v", name, err)
+	}
+	login, err := s.Vault.NewClient("").Logical().Write("auth/approle/login", map[string]any{
+		"role_id": roleID.Data["role_id"], "secret_id": secretID.Data["secret_id"],
+	})
+	if err != nil {
+		s.T.Fatalf("log in as %s: %v", name, err)
+	}
+	return s.Vault.NewClient(login.Auth.ClientToken)
 }

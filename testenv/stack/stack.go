@@ -57,7 +57,8 @@ type Stack struct {
 	Source, Target *testenv.PostgresServer
 	Agent          *testenv.AgentProcess
 	AgentConfig    string // path of agent.hcl
-	Dir            string // holds state, run and secrets of the agent
+	Dir            string // holds state and identity of the agent
+	runDir         string // in memory, as below /run on a real host
 	RequesterToken string
 	Requester      *api.Client
 
@@ -69,7 +70,7 @@ type Stack struct {
 // statements put there, nothing by default.
 func New(t testenv.TB, opts Options) *Stack {
 	t.Helper()
-	s := &Stack{T: t, opts: opts, Dir: shortDir(t)}
+	s := &Stack{T: t, opts: opts, Dir: shortDir(t, ""), runDir: shortDir(t, "/dev/shm")}
 	s.Vault = testenv.Vault(t, opts.Vault)
 	s.mount = wire.Mount(s.Vault.Mount)
 	if s.Source = opts.SourceServer; s.Source == nil {
@@ -96,9 +97,9 @@ func New(t testenv.TB, opts Options) *Stack {
 
 // shortDir is a directory whose path leaves room for the names of sockets, which
 // may have 107 bytes.
-func shortDir(t testenv.TB) string {
+func shortDir(t testenv.TB, parent string) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "dbops-stack-")
+	dir, err := os.MkdirTemp(parent, "dbops-stack-")
 	if err != nil {
 		t.Fatalf("make directory: %v", err)
 	}
@@ -332,4 +333,4 @@ func Databases(p *testenv.PostgresServer) string {
 func (s *Stack) StateDir() string { return filepath.Join(s.Dir, AgentName, "state") }
 
 // RunDir is where the agent makes the sockets of its sandboxes.
-func (s *Stack) RunDir() string { return filepath.Join(s.Dir, AgentName, "run") }
+func (s *Stack) RunDir() string { return filepath.Join(s.runDir, AgentName) }

@@ -40,7 +40,7 @@ func (s *Sandbox) List(ctx context.Context) ([]sandbox.Info, error) {
 func (s *Sandbox) containers(ctx context.Context, more filters.KeyValuePair) ([]sandbox.Info, error) {
 	summaries, err := s.docker.ContainerList(ctx, container.ListOptions{
 		All:     true,
-		Filters: filters.NewArgs(filters.Arg("label", LabelAgent+"="+s.config.AgentName), more),
+		Filters: filters.NewArgs(filters.Arg("label", LabelInstance+"="+s.instance), more),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("list containers: %w", err)

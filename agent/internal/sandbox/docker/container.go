@@ -88,6 +88,7 @@ func (s *Sandbox) containerConfig(spec sandbox.Spec, made *workerImage, created 
 		AttachStderr: true,
 		Labels: map[string]string{
 			LabelAgent:     s.config.AgentName,
+			LabelInstance:  s.instance,
 			LabelOperation: spec.OperationID,
 			LabelCreated:   created.UTC().Format(time.RFC3339Nano),
 		},

@@ -3,17 +3,20 @@
 //
 // A sandbox is one container without a network and one directory with a socket
 // per database, both named after the operation; the container carries labels
-// that say whose it is. Whatever does not carry this agent's label is never
+// that say whose it is. Whatever does not carry this agent's labels is never
 // touched.
 package docker
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net"
 	"net/url"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"sync"
@@ -29,7 +32,11 @@ import (
 
 // Labels of containers.
 const (
-	LabelAgent     = "io.dbops.agent"     // the agent's name
+	LabelAgent = "io.dbops.agent" // the agent's name
+	// LabelInstance tells agents of one name on one host apart, which serve
+	// different Vaults: it is derived from the run directory, which only one can
+	// have. What does not carry it is never touched.
+	LabelInstance  = "io.dbops.instance"
 	LabelOperation = "io.dbops.operation" // the operation's id
 	LabelCreated   = "io.dbops.created"   // RFC 3339 with nanoseconds; tells one attempt from another
 )
@@ -77,9 +84,10 @@ var (
 
 // Sandbox makes sandboxes. It may be used by several goroutines.
 type Sandbox struct {
-	config Config
-	docker *client.Client
-	log    hclog.Logger
+	config   Config
+	instance string // value of LabelInstance
+	docker   *client.Client
+	log      hclog.Logger
 
 	preparing sync.Mutex // one Prepare at a time
 
@@ -125,7 +133,13 @@ func New(config Config, log hclog.Logger) (*Sandbox, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make docker client: %w", err)
 	}
-	return &Sandbox{config: config, docker: docker, log: log, boxes: make(map[string]*box)}, nil
+	return &Sandbox{config: config, instance: instance(config), docker: docker, log: log, boxes: make(map[string]*box)}, nil
+}
+
+// instance is 16 hex digits.
+func instance(c Config) string {
+	sum := sha256.Sum256([]byte(c.AgentName + "\x00" + filepath.Clean(c.RunDir)))
+	return hex.EncodeToString(sum[:8])
 }
 
 func (c Config) validate() error {

@@ -25,8 +25,9 @@ const (
 	workerPath       = "/dbops-worker"
 
 	// Labels of images; other keys than those of containers, which inherit them.
-	labelImageAgent  = "io.dbops.image.agent"  // who made it and removes it
-	labelImageDigest = "io.dbops.image.digest" // of binary and base
+	labelImageAgent  = "io.dbops.image.agent"
+	labelImageOwner  = "io.dbops.image.instance" // who made it and removes it
+	labelImageDigest = "io.dbops.image.digest"   // of binary and base
 
 	defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 )
@@ -181,7 +182,7 @@ func (s *Sandbox) build(ctx context.Context, binary *os.File, baseID, path, tag,
 		&container.Config{
 			Image:      baseID,
 			Entrypoint: []string{workerPath}, // an image without a command could not be created from
-			Labels:     map[string]string{LabelAgent: s.config.AgentName},
+			Labels:     map[string]string{LabelAgent: s.config.AgentName, LabelInstance: s.instance},
 		},
 		&container.HostConfig{NetworkMode: "none", LogConfig: container.LogConfig{Type: "none"}},
 		nil, nil, name)
@@ -211,7 +212,9 @@ func (s *Sandbox) build(ctx context.Context, binary *os.File, baseID, path, tag,
 			User:        workerUser,
 			WorkingDir:  "/",
 			Healthcheck: &container.HealthConfig{Test: []string{"NONE"}},
-			Labels:      map[string]string{labelImageAgent: s.config.AgentName, labelImageDigest: digest},
+			Labels: map[string]string{
+				labelImageAgent: s.config.AgentName, labelImageOwner: s.instance, labelImageDigest: digest,
+			},
 		},
 	})
 	if err != nil {
@@ -229,7 +232,7 @@ func (s *Sandbox) removeBuild(ctx context.Context, name string) error {
 	if err != nil {
 		return fmt.Errorf("look for an earlier build: %w", err)
 	}
-	if found.Config == nil || found.Config.Labels[LabelAgent] != s.config.AgentName {
+	if found.Config == nil || found.Config.Labels[LabelInstance] != s.instance {
 		return fmt.Errorf("a container named %s exists and is not this agent's", name)
 	}
 	return s.removeContainer(ctx, found.ID)
@@ -254,18 +257,24 @@ func pack(out io.Writer, binary *os.File) error {
 	return archive.Close()
 }
 
+// foreignImageAge is how long worker images of other agents on this host stay:
+// their makers may be gone for good, or between making one and using it.
+const foreignImageAge = 24 * time.Hour
+
 // removeOldImages removes the worker images this agent made for other binaries
-// or bases. One that is in use stays for the next time.
+// or bases, and such of other agents once they are old. One that is in use stays
+// for the next time.
 func (s *Sandbox) removeOldImages(ctx context.Context, current string) {
 	images, err := s.docker.ImageList(ctx, image.ListOptions{
-		Filters: filters.NewArgs(filters.Arg("label", labelImageAgent+"="+s.config.AgentName)),
+		Filters: filters.NewArgs(filters.Arg("label", labelImageOwner)),
 	})
 	if err != nil {
 		s.log.Warn("old worker images cannot be listed", "error", err)
 		return
 	}
 	for _, old := range images {
-		if old.ID == current {
+		mine := old.Labels[labelImageOwner] == s.instance
+		if old.ID == current || !mine && time.Since(time.Unix(old.Created, 0)) < foreignImageAge {
 			continue
 		}
 		_, err := s.docker.ImageRemove(ctx, old.ID, image.RemoveOptions{PruneChildren: true})

@@ -183,7 +183,7 @@ func (s *Sandbox) findCreated(ctx context.Context, name, created string) (string
 		found, err := s.docker.ContainerInspect(ctx, name)
 		if err == nil {
 			labels := found.Config.Labels
-			if labels[LabelAgent] != s.config.AgentName || labels[LabelCreated] != created {
+			if labels[LabelInstance] != s.instance || labels[LabelCreated] != created {
 				return "", nil // another one has the name
 			}
 			return found.ID, nil
