@@ -7,6 +7,9 @@ import (
 	"github.com/dbops-io/vault-plugin-secrets-dbops/agent/internal/journal"
 )
 
+// forgetPatience bounds what is done within the poll loop.
+const forgetPatience = 10 * time.Second
+
 // recover removes the sandboxes of the last start and keeps its journal entries
 // until the plugin gives their claims back.
 func (r *Runner) recover(ctx context.Context) error {
@@ -71,9 +74,11 @@ func (r *Runner) forget(ctx context.Context, started time.Time) {
 	for _, e := range stale {
 		id := e.Claim.OperationID
 		r.log.Warn("the plugin has ended an operation of the last start", "operation_id", id, "step", e.Step)
-		if err := r.options.Vault.Revoke(ctx, id); err != nil {
+		limited, cancel := context.WithTimeout(ctx, forgetPatience)
+		if err := r.options.Vault.Revoke(limited, id); err != nil {
 			r.log.Warn("cannot give accounts back", "operation_id", id, "error", err)
 		}
+		cancel()
 		if err := r.options.Journal.Delete(id); err != nil {
 			r.log.Error("cannot forget an operation", "operation_id", id, "error", err)
 		}
