@@ -78,7 +78,7 @@ func progressText(p *wire.Progress, m *meter) string {
 		}
 		words = append(words, size)
 	}
-	if rate := m.perSecond(); rate > 0 && p.Step == wire.StepCopy {
+	if rate := m.perSecond(); rate >= 1024 {
 		words = append(words, sizeText(int64(rate))+"/s")
 		if left, known := m.left(p.BytesTotal); known {
 			words = append(words, left.Round(time.Second).String()+" left")

@@ -9,6 +9,7 @@ import (
 
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/filters"
+	"github.com/docker/docker/api/types/image"
 
 	"github.com/dbops-io/vault-plugin-secrets-dbops/testenv"
 )
@@ -34,12 +35,12 @@ func alone(t testenv.TB) {
 }
 
 // removeLeftovers removes what a demo that was killed could not: testenv sweeps
-// its own servers, directories and programs when it is first used; the sandboxes
-// are the agent's and are known by their label.
+// its own servers, directories and programs when it is first used; sandboxes and
+// the worker's image are the agent's and are known by their labels.
 func removeLeftovers(t testenv.TB) {
 	docker := testenv.Docker(t)
 	t.TempDir()
-	removeSandboxes := func() {
+	removeMade := func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		boxes, err := docker.ContainerList(ctx, container.ListOptions{
@@ -53,9 +54,20 @@ func removeLeftovers(t testenv.TB) {
 				t.Logf("remove sandbox: %v", err)
 			}
 		}
+		images, err := docker.ImageList(ctx, image.ListOptions{
+			Filters: filters.NewArgs(filters.Arg("label", "io.dbops.image.agent="+agentName)),
+		})
+		if err != nil {
+			t.Logf("list worker images: %v", err)
+		}
+		for _, made := range images {
+			if _, err := docker.ImageRemove(ctx, made.ID, image.RemoveOptions{Force: true}); err != nil {
+				t.Logf("remove worker image: %v", err)
+			}
+		}
 	}
-	removeSandboxes()
-	t.Cleanup(removeSandboxes)
+	removeMade()
+	t.Cleanup(removeMade)
 	dirs, err := filepath.Glob(filepath.Join(os.TempDir(), dirPrefix+"*"))
 	if err != nil {
 		t.Fatalf("demo: %v", err)
