@@ -149,20 +149,25 @@ func latest(times ...time.Time) time.Time {
 	return last
 }
 
-// endAccountsTimeout bounds one attempt to end an operation's accounts.
-const endAccountsTimeout = 60 * time.Second
+const (
+	// endAccountsTimeout bounds one attempt to end an operation's accounts.
+	endAccountsTimeout = 60 * time.Second
+	// endAccountsPause is between attempts. The accounts themselves are retried by
+	// the sweep too; this only notices that they have ended.
+	endAccountsPause = 30 * time.Second
+)
 
 // endAccountsSoon ends the accounts of an operation in the background, one
 // attempt at a time; the watcher repeats what did not work.
 func (b *backend) endAccountsSoon(s logical.Storage, id string) {
 	o := b.ops
 	o.mu.Lock()
-	already := o.ending[id]
-	o.ending[id] = true
-	o.mu.Unlock()
-	if already {
+	if o.ending[id] || b.now().Before(o.endAfter[id]) {
+		o.mu.Unlock()
 		return
 	}
+	o.ending[id] = true
+	o.mu.Unlock()
 	b.work.run(func(ctx context.Context) {
 		defer func() {
 			o.mu.Lock()
@@ -173,6 +178,9 @@ func (b *backend) endAccountsSoon(s logical.Storage, id string) {
 		defer cancel()
 		if err := o.accounts.endOperationAccounts(ctx, s, id, ""); err != nil {
 			b.Logger().Warn("accounts of an ended operation are not ended yet", "operation_id", id, "error", err)
+			o.mu.Lock()
+			o.endAfter[id] = b.now().Add(endAccountsPause)
+			o.mu.Unlock()
 			return
 		}
 		_, err := b.updateOperation(ctx, s, id, func(r *operationRecord) error {

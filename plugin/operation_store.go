@@ -64,6 +64,7 @@ type operationState struct {
 	progress    map[string]wire.Progress
 	parts       map[string]*textParts // plans in transit, by operation
 	ending      map[string]bool       // operations whose accounts are being ended
+	endAfter    map[string]time.Time  // when to try again, by operation
 
 	watching bool // the watcher of deadlines runs
 }
@@ -90,7 +91,7 @@ func newOperationState(accounts operationAccounts) *operationState {
 	return &operationState{
 		accounts: accounts, outer: locksutil.CreateLocks(), inner: locksutil.CreateLocks(),
 		entropy: ulid.Monotonic(rand.Reader, 0), dirty: map[string]bool{}, chains: map[string]chainRecord{}, heard: map[string]agentHeard{}, claimHeard: map[string]time.Time{},
-		progress: map[string]wire.Progress{}, parts: map[string]*textParts{}, ending: map[string]bool{},
+		progress: map[string]wire.Progress{}, parts: map[string]*textParts{}, ending: map[string]bool{}, endAfter: map[string]time.Time{},
 	}
 }
 
@@ -244,6 +245,7 @@ func (o *operationState) place(r *operationRecord) {
 		o.busy[r.ID] = true
 	} else {
 		delete(o.busy, r.ID)
+		delete(o.endAfter, r.ID)
 	}
 	if r.Claim == nil {
 		delete(o.claimHeard, r.ID)
@@ -263,6 +265,7 @@ func (o *operationState) remove(id string) {
 	delete(o.claimHeard, id)
 	delete(o.progress, id)
 	delete(o.parts, id)
+	delete(o.endAfter, id)
 	if r.RequestID != "" {
 		delete(o.requests, requestKey{r.Requester.EntityID, r.RequestID})
 	}

@@ -651,8 +651,10 @@ func TestAccounts_EndedLater(t *testing.T) {
 	m.settle()
 	require.Len(t, m.db.openAccounts(), 2)
 	require.Empty(t, m.poll("a1").Claims)
-	m.restart()
 	m.db.endFails = nil
+	m.settle()
+	require.Len(t, m.db.openAccounts(), 2, "a server that is down is not asked every second")
+	m.clock.pass(31 * time.Second)
 	m.settle()
 	m.settle()
 	require.Empty(t, m.db.openAccounts())
@@ -814,4 +816,29 @@ func TestConnections_FieldsAndErrors(t *testing.T) {
 		resp, err := m.write("", "connections/prod", field, value)
 		require.Equal(t, field, m.refused(wire.CodeInvalid, resp, err).Field)
 	}
+}
+
+// A dry run answers what a request would get, and counts nothing.
+func TestPolicies_Evaluate(t *testing.T) {
+	t.Parallel()
+	m := newDesk(t)
+	m.must(m.write("", "policies/dev", "max_operations_per_hour", 1))
+	m.must(m.write("", "policies/freeze", "entities", bob, "sources", "*", "targets", "*"))
+	ask := func(name, entity string) wire.Decision {
+		data := m.must(m.read("", "policies/"+name+"/evaluate", "source", "prod", "target", "staging", "entity_id", entity))
+		all, ok := data["all"].(map[string]any)
+		require.True(t, ok)
+		require.Equal(t, data["allowed"], all["allowed"])
+		return into[wire.Decision](m, data)
+	}
+	require.True(t, ask("dev", alice).Allowed)
+	require.True(t, ask("dev", alice).Allowed)
+	require.Equal(t, "default_deny", ask("dev", bob).Rule)
+	require.Equal(t, "allowed_operations", ask("freeze", bob).Rule)
+	m.clone()
+	require.Equal(t, wire.CodeRateLimited, ask("dev", alice).Code)
+	resp, err := m.read("", "policies/none/evaluate", "source", "prod", "target", "staging", "entity_id", alice)
+	m.refused(wire.CodeNotFound, resp, err)
+	resp, err = m.read("", "policies/dev/evaluate", "source", "prod", "target", "staging")
+	m.refused(wire.CodeNoIdentity, resp, err)
 }

@@ -38,6 +38,22 @@ Entities, groups, operations, sources, targets and labels select what a policy
 speaks about; the other fields are its rules. An operation needs one policy that
 speaks about it, and every policy that does must allow it. Fields that are not
 given keep their value, or get their default on a new policy.`,
+	}, {
+		Pattern: "policies/" + framework.GenericNameRegex("name") + "/evaluate$",
+		Fields: map[string]*framework.FieldSchema{
+			"name":      {Type: framework.TypeString, Description: "Name of the policy."},
+			"kind":      {Type: framework.TypeString, Default: string(wire.KindClone), Description: "Kind of operation."},
+			"source":    {Type: framework.TypeString, Description: "Connection to copy from."},
+			"target":    {Type: framework.TypeString, Description: "Connection to copy to."},
+			"entity_id": {Type: framework.TypeString, Description: "Who would ask; the caller when empty."},
+		},
+		Callbacks: map[logical.Operation]framework.OperationFunc{
+			logical.ReadOperation: b.pathPolicyEvaluate, logical.UpdateOperation: b.pathPolicyEvaluate,
+		},
+		HelpSynopsis: "What would be decided, without asking for anything.",
+		HelpDescription: `
+Answers the decision of this policy alone, and under "all" that of all policies
+together, which is what a request would get now. Nothing is stored or counted.`,
 	}}
 }
 
@@ -195,6 +211,49 @@ func (b *backend) pathPolicyWrite(ctx context.Context, req *logical.Request, d *
 	b.ops.policies[name] = p
 	b.ops.mu.Unlock()
 	return nil, nil
+}
+
+func (b *backend) pathPolicyEvaluate(ctx context.Context, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+	if err := b.loadOperations(ctx, req.Storage); err != nil {
+		return nil, err
+	}
+	name := fieldOf[string](d, "name")
+	b.ops.mu.RLock()
+	p, ok := b.ops.policies[name]
+	b.ops.mu.RUnlock()
+	if !ok {
+		return nil, notFound("there is no policy %q", name)
+	}
+	op := wire.Operation{
+		Kind: wire.Kind(fieldOf[string](d, "kind")), Source: fieldOf[string](d, "source"), Target: fieldOf[string](d, "target"),
+	}
+	if !op.Kind.Valid() {
+		return nil, invalidField("kind", "%q is not a kind of operation", op.Kind)
+	}
+	entity := fieldOf[string](d, "entity_id")
+	if entity == "" {
+		entity = req.EntityID
+	}
+	who, err := b.identifyEntity(entity)
+	if err != nil {
+		return nil, err
+	}
+	sides, err := b.operationSides(ctx, req.Storage, op)
+	if err != nil {
+		return nil, err
+	}
+	ask := b.policyRequest(who, op.Kind, sides)
+	b.ops.mu.RLock()
+	ask.History = b.ops.history(who.EntityID, op.Source, op.Target)
+	b.ops.mu.RUnlock()
+	data, err := responseData(policy.Evaluate([]policy.Policy{p}, ask, b.now()))
+	if err != nil {
+		return nil, err
+	}
+	if data["all"], err = responseData(policy.Evaluate(b.ops.policyList(), ask, b.now())); err != nil {
+		return nil, err
+	}
+	return &logical.Response{Data: data}, nil
 }
 
 func (b *backend) pathPolicyDelete(ctx context.Context, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
