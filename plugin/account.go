@@ -353,7 +353,7 @@ func retryPause(attempts int) time.Duration {
 	if attempts < 7 {
 		pause = min(firstRetry<<max(attempts-1, 0), lastRetry)
 	}
-	return pause*4/5 + rand.N(pause*2/5)
+	return pause*4/5 + rand.N(pause*2/5) //nolint:gosec // spreads attempts, protects nothing
 }
 
 // retryLater stores that an account could not be ended and when to try again.

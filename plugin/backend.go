@@ -132,7 +132,7 @@ func (b *backend) HandleRequest(ctx context.Context, req *logical.Request) (*log
 // request is left for HandleRequest to say, since an error here is a 500.
 func (b *backend) HandleExistenceCheck(ctx context.Context, req *logical.Request) (bool, bool, error) {
 	if b.refusal.Load() != nil {
-		return false, false, nil
+		return false, false, nil //nolint:nilerr // HandleRequest refuses
 	}
 	found, exists, err := b.Backend.HandleExistenceCheck(ctx, req)
 	var user errutil.UserError

@@ -74,7 +74,7 @@ func configFields() map[string]*framework.FieldSchema {
 }
 
 func (b *backend) pathConfigExists(ctx context.Context, req *logical.Request, data *framework.FieldData) (bool, error) {
-	c, err := b.connections.get(ctx, req.Storage, data.Get("name").(string))
+	c, err := b.connections.get(ctx, req.Storage, field[string](data, "name"))
 	return c != nil, err
 }
 
@@ -87,7 +87,7 @@ func (b *backend) pathConfigList(ctx context.Context, req *logical.Request, _ *f
 }
 
 func (b *backend) pathConfigRead(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
-	c, err := b.connections.get(ctx, req.Storage, data.Get("name").(string))
+	c, err := b.connections.get(ctx, req.Storage, field[string](data, "name"))
 	if err != nil || c == nil {
 		return nil, err
 	}
@@ -128,7 +128,7 @@ func (c *connection) warnOfPassword(response *logical.Response) {
 // to, and stores it. No lock is held while the database is asked: should the
 // configuration change meanwhile, the write is refused.
 func (b *backend) pathConfigWrite(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
-	name := data.Get("name").(string)
+	name := field[string](data, "name")
 	before, err := b.connections.get(ctx, req.Storage, name)
 	if err != nil {
 		return nil, err
@@ -209,8 +209,8 @@ func mergeConfig(before *connection, name string, data *framework.FieldData) (st
 }
 
 func mergeCommonFields(stored *storedConnection, data *framework.FieldData) error {
-	if value, ok := data.GetOk("plugin_name"); ok {
-		stored.PluginName = value.(string)
+	if value, ok := givenField[string](data, "plugin_name"); ok {
+		stored.PluginName = value
 	}
 	switch stored.PluginName {
 	case postgresPluginName:
@@ -219,8 +219,8 @@ func mergeCommonFields(stored *storedConnection, data *framework.FieldData) erro
 	default:
 		return invalidField("plugin_name", "%q is not supported; supported is %s", stored.PluginName, postgresPluginName)
 	}
-	if value, ok := data.GetOk("plugin_version"); ok {
-		stored.PluginVersion = value.(string)
+	if value, ok := givenField[string](data, "plugin_version"); ok {
+		stored.PluginVersion = value
 		if stored.PluginVersion != "" {
 			parsed, err := semver.NewSemver(stored.PluginVersion)
 			if err != nil {
@@ -229,17 +229,17 @@ func mergeCommonFields(stored *storedConnection, data *framework.FieldData) erro
 			stored.PluginVersion = "v" + parsed.String()
 		}
 	}
-	if value, ok := data.GetOk("verify_connection"); ok {
-		stored.VerifyConnection = value.(bool)
+	if value, ok := givenField[bool](data, "verify_connection"); ok {
+		stored.VerifyConnection = value
 	}
-	if value, ok := data.GetOk("allowed_roles"); ok {
-		stored.AllowedRoles = value.([]string)
+	if value, ok := givenField[[]string](data, "allowed_roles"); ok {
+		stored.AllowedRoles = value
 	}
-	if value, ok := data.GetOk("root_rotation_statements"); ok {
-		stored.RootRotationStatements = value.([]string)
+	if value, ok := givenField[[]string](data, "root_rotation_statements"); ok {
+		stored.RootRotationStatements = value
 	}
-	if value, ok := data.GetOk("password_policy"); ok {
-		stored.PasswordPolicy = value.(string)
+	if value, ok := givenField[string](data, "password_policy"); ok {
+		stored.PasswordPolicy = value
 	}
 	for _, field := range []string{"rotation_schedule", "rotation_window", "rotation_period", "skip_static_role_import_rotation"} {
 		value, ok := data.GetOk(field)
@@ -360,7 +360,7 @@ func (b *backend) retire(ctx context.Context, s logical.Storage, c *connection) 
 // pathConfigDelete forgets the connection for new accounts. Those it has are
 // still ended in time, with the secret that is kept for them.
 func (b *backend) pathConfigDelete(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
-	name := data.Get("name").(string)
+	name := field[string](data, "name")
 	lock := b.configLocks.lock(name)
 	defer lock.Unlock()
 	c, err := b.connections.get(ctx, req.Storage, name)

@@ -25,7 +25,7 @@ login's sessions are ended and the login is dropped.`,
 }
 
 func (b *backend) pathCredsRead(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
-	name := data.Get("name").(string)
+	name := field[string](data, "name")
 	r, err := b.roles.get(ctx, req.Storage, name)
 	if err != nil {
 		return nil, err
@@ -38,8 +38,8 @@ func (b *backend) pathCredsRead(ctx context.Context, req *logical.Request, data 
 		return nil, err
 	}
 	var wanted time.Duration
-	if value, ok := data.GetOk("ttl"); ok {
-		wanted = time.Duration(value.(int)) * time.Second
+	if value, ok := givenField[int](data, "ttl"); ok {
+		wanted = time.Duration(value) * time.Second
 		if wanted <= 0 {
 			return nil, invalidField("ttl", "is not above zero")
 		}

@@ -37,7 +37,7 @@ func (b *backend) pathRevocationList(ctx context.Context, req *logical.Request, 
 }
 
 func (b *backend) pathRevocationRead(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
-	failed, err := getStored[revocation](ctx, req.Storage, prefixRevocation+data.Get("id").(string))
+	failed, err := getStored[revocation](ctx, req.Storage, prefixRevocation+field[string](data, "id"))
 	if err != nil || failed == nil {
 		return nil, err
 	}

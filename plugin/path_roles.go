@@ -72,7 +72,7 @@ their role is gone.`,
 }
 
 func (b *backend) pathRoleExists(ctx context.Context, req *logical.Request, data *framework.FieldData) (bool, error) {
-	r, err := b.roles.get(ctx, req.Storage, data.Get("name").(string))
+	r, err := b.roles.get(ctx, req.Storage, field[string](data, "name"))
 	return r != nil, err
 }
 
@@ -85,7 +85,7 @@ func (b *backend) pathRoleList(ctx context.Context, req *logical.Request, _ *fra
 }
 
 func (b *backend) pathRoleRead(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
-	r, err := b.roles.get(ctx, req.Storage, data.Get("name").(string))
+	r, err := b.roles.get(ctx, req.Storage, field[string](data, "name"))
 	if err != nil || r == nil {
 		return nil, err
 	}
@@ -106,7 +106,7 @@ func (b *backend) pathRoleRead(ctx context.Context, req *logical.Request, data *
 }
 
 func (b *backend) pathRoleWrite(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
-	name := data.Get("name").(string)
+	name := field[string](data, "name")
 	lock := b.roleLocks.lock(name)
 	defer lock.Unlock()
 	before, err := b.roles.get(ctx, req.Storage, name)
@@ -132,39 +132,39 @@ func mergeRole(before *role, name string, data *framework.FieldData) (*role, err
 		copied := *before
 		r = &copied
 	}
-	if value, ok := data.GetOk("db_name"); ok {
-		r.DBName = value.(string)
+	if value, ok := givenField[string](data, "db_name"); ok {
+		r.DBName = value
 	}
 	if r.DBName == "" {
 		return nil, invalidField("db_name", "is required")
 	}
-	for field, statements := range map[string]*[]string{
+	for name, statements := range map[string]*[]string{
 		"creation_statements": &r.CreationStatements, "revocation_statements": &r.RevocationStatements,
 		"rollback_statements": &r.RollbackStatements, "renew_statements": &r.RenewStatements,
 	} {
-		if value, ok := data.GetOk(field); ok {
-			*statements = slices.Clone(value.([]string))
+		if value, ok := givenField[[]string](data, name); ok {
+			*statements = slices.Clone(value)
 		}
 	}
-	for field, ttl := range map[string]*time.Duration{"default_ttl": &r.DefaultTTL, "max_ttl": &r.MaxTTL} {
-		if value, ok := data.GetOk(field); ok {
-			*ttl = time.Duration(value.(int)) * time.Second
+	for name, ttl := range map[string]*time.Duration{"default_ttl": &r.DefaultTTL, "max_ttl": &r.MaxTTL} {
+		if value, ok := givenField[int](data, name); ok {
+			*ttl = time.Duration(value) * time.Second
 		}
 		if *ttl < 0 {
-			return nil, invalidField(field, "is negative")
+			return nil, invalidField(name, "is negative")
 		}
 	}
 	if r.MaxTTL > 0 && r.DefaultTTL > r.MaxTTL {
 		return nil, invalidField("default_ttl", "is greater than max_ttl")
 	}
-	if value, ok := data.GetOk("credential_type"); ok && value.(string) != "" {
-		r.CredentialType = value.(string)
+	if value, ok := givenField[string](data, "credential_type"); ok && value != "" {
+		r.CredentialType = value
 	}
 	if r.CredentialType != credentialPassword {
 		return nil, invalidField("credential_type", "%q is not supported; supported is %s", r.CredentialType, credentialPassword)
 	}
-	if value, ok := data.GetOk("credential_config"); ok {
-		r.CredentialConfig = maps.Clone(value.(map[string]string))
+	if value, ok := givenField[map[string]string](data, "credential_config"); ok {
+		r.CredentialConfig = maps.Clone(value)
 	}
 	for key := range r.CredentialConfig {
 		if key != configPasswordPolicy {
@@ -175,7 +175,7 @@ func mergeRole(before *role, name string, data *framework.FieldData) (*role, err
 }
 
 func (b *backend) pathRoleDelete(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
-	name := data.Get("name").(string)
+	name := field[string](data, "name")
 	lock := b.roleLocks.lock(name)
 	defer lock.Unlock()
 	err := deleteStored(ctx, req.Storage, prefixRole+name)

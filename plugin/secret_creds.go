@@ -2,13 +2,13 @@ package plugin
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
-	"github.com/mitchellh/mapstructure"
 
 	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
 )
@@ -31,13 +31,13 @@ func (b *backend) secretCreds() *framework.Secret {
 // credsLease is what a lease keeps; with it the login can be ended even if the
 // role and the record are gone.
 type credsLease struct {
-	RecordID   string   `mapstructure:"record_id"`
-	Username   string   `mapstructure:"username"`
-	Role       string   `mapstructure:"role"`
-	DBName     string   `mapstructure:"db_name"`
-	Revocation []string `mapstructure:"revocation_statements"`
+	RecordID   string   `json:"record_id"`
+	Username   string   `json:"username"`
+	Role       string   `json:"role"`
+	DBName     string   `json:"db_name"`
+	Revocation []string `json:"revocation_statements"`
 	// TTL is what was asked for, in seconds; 0 is the role's default.
-	TTL int64 `mapstructure:"ttl"`
+	TTL int64 `json:"ttl"`
 }
 
 func leaseOf(req *logical.Request) (credsLease, error) {
@@ -45,7 +45,11 @@ func leaseOf(req *logical.Request) (credsLease, error) {
 	if req.Secret == nil {
 		return lease, errors.New("request has no lease")
 	}
-	if err := mapstructure.WeakDecode(req.Secret.InternalData, &lease); err != nil {
+	content, err := json.Marshal(req.Secret.InternalData)
+	if err != nil {
+		return lease, fmt.Errorf("encode lease: %w", err)
+	}
+	if err := json.Unmarshal(content, &lease); err != nil {
 		return lease, fmt.Errorf("decode lease: %w", err)
 	}
 	if lease.RecordID == "" || lease.Username == "" {

@@ -22,8 +22,10 @@ func TestRenderPostgres(t *testing.T) {
 		{`n`, `a\b`, `SELECT '{{password}}'`, `SELECT 'a\b'`},
 		{`n`, `a\b`, "SELECT E'x'\n '{{password}}'", "SELECT E'x'\n 'a\\\\b'"},
 		{`n`, `p`, `SELECT '{{unknown}} {{name}}'`, `SELECT '{{unknown}} n'`},
-		{`n`, verifier, `DO $$ BEGIN EXECUTE 'CREATE ROLE "{{name}}" PASSWORD ''{{password}}'''; END $$`,
-			`DO $$ BEGIN EXECUTE 'CREATE ROLE "n" PASSWORD ''` + verifier + `'''; END $$`},
+		{
+			`n`, verifier, `DO $$ BEGIN EXECUTE 'CREATE ROLE "{{name}}" PASSWORD ''{{password}}'''; END $$`,
+			`DO $$ BEGIN EXECUTE 'CREATE ROLE "n" PASSWORD ''` + verifier + `'''; END $$`,
+		},
 		{`n`, `p`, `DO $x$ {{name}} {{password}} -- don't $x$`, `DO $x$ "n" 'p' -- don't $x$`},
 		{`n`, `p`, `SELECT 1 -- {{name}}`, `SELECT 1 -- n`},
 		{`n`, `p`, `SELECT /* /* {{name}} */ ' */ '{{password}}'`, `SELECT /* /* n */ ' */ 'p'`},

@@ -113,7 +113,7 @@ func (c Config) poolConfig() (*pgxpool.Config, error) {
 	pool.MinConns, pool.MinIdleConns = 0, 0
 	pool.MaxConns = defaultSessions
 	if c.MaxSessions > 0 {
-		pool.MaxConns = int32(min(c.MaxSessions, 1000)) //nolint:gosec // bounded
+		pool.MaxConns = int32(min(c.MaxSessions, 1000))
 	}
 	pool.MaxConnIdleTime, pool.HealthCheckPeriod = idleTime, idleChecks
 	if c.MaxLifetime > 0 {

@@ -115,7 +115,8 @@ func exec(ctx context.Context, conn *pgx.Conn, text string) error {
 		if err == nil || attempt == attempts || !retryable(err) {
 			return err
 		}
-		pause := time.Duration(5<<attempt)*time.Millisecond/2 + rand.N(time.Duration(5<<attempt)*time.Millisecond)
+		pause := time.Duration(5<<attempt) * time.Millisecond
+		pause = pause/2 + rand.N(pause) //nolint:gosec // spreads attempts, protects nothing
 		timer := time.NewTimer(pause)
 		select {
 		case <-ctx.Done():
