@@ -82,6 +82,16 @@ func (d *demo) clone(s *stage) (id string) {
 	d.say("%s", indent(out))
 	d.expect(code == 0 && strings.Contains(out, "succeeded"), "the operation succeeded")
 	d.expect(strings.Contains(out, "shop.customers") && !strings.Contains(out, "  NO"), "every table has the same rows and digest on both sides")
+	d.shown("alice ", "dbops plan "+op.ID)
+	out, code = d.dbops(s, s.alice.token, "plan", op.ID)
+	lines := strings.Split(out, "\n")
+	d.say("   … %d lines: both databases as they were found, each table with its columns", len(lines))
+	d.say("%s", indent(lines[len(lines)-1]))
+	d.expect(code == 0 && strings.Contains(out, "(checked)"), "the plan is the one that was decided on")
+	d.shown("alice ", "dbops operations")
+	out, code = d.dbops(s, s.alice.token, "operations")
+	d.say("%s", indent(out))
+	d.expect(code == 0 && strings.Contains(out, op.ID), "alice sees what she asked for")
 	return op.ID
 }
 

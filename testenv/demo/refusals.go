@@ -13,23 +13,28 @@ func (d *demo) refusals(s *stage) {
 	}{
 		{
 			"root", s.vault.RootToken, "root, because no identity stands behind it", 10,
-			[]string{"no_identity"}, []string{"clone", "-source=prod", "-target=staging"},
+			[]string{"no_identity"},
+			[]string{"clone", "-source=prod", "-target=staging"},
 		},
 		{
 			"bob", s.bob.token, "bob, because no policy names him", 10,
-			[]string{"denied", "default_deny"}, []string{"clone", "-source=prod", "-target=staging"},
+			[]string{"denied", "default_deny"},
+			[]string{"clone", "-source=prod", "-target=staging"},
 		},
 		{
 			"alice", s.alice.token, "the other direction: staging has no role that reads, production none that writes", 2,
-			[]string{"purpose read", "purposes"}, []string{"clone", "-source=staging", "-target=prod"},
+			[]string{"purpose read", "purposes"},
+			[]string{"clone", "-source=staging", "-target=prod"},
 		},
 		{
 			"alice", s.alice.token, "a database onto itself", 10,
-			[]string{"same_database"}, []string{"clone", "-source=staging", "-target=staging"},
+			[]string{"same_database"},
+			[]string{"clone", "-source=staging", "-target=staging"},
 		},
 		{
 			"alice", s.alice.token, "everybody's operations, which are for operators and auditors", 10,
-			[]string{"denied"}, []string{"operations", "-all"},
+			[]string{"denied"},
+			[]string{"operations", "-all"},
 		},
 	} {
 		d.shown(try.who+" ", "dbops "+strings.Join(try.arguments, " "))
