@@ -23,7 +23,8 @@ const (
 	secondSignal  = 3 * time.Second  // in which another Ctrl-C cancels
 )
 
-// operationReader is the part of [vault.Requester] that following needs.
+// operationReader is the part of [vault.Requester] that following needs. It is safe
+// for concurrent use.
 type operationReader interface {
 	Operation(ctx context.Context, id string) (wire.Operation, error)
 	Report(ctx context.Context, id string) (*operation.Report, error)

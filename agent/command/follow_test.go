@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -21,12 +22,15 @@ import (
 // scriptedReader answers each look with the next of its answers, and the last
 // one for ever.
 type scriptedReader struct {
+	mu        sync.Mutex
 	answers   []any // wire.Operation or error
 	cancelled int
 	report    *operation.Report
 }
 
 func (r *scriptedReader) Operation(context.Context, string) (wire.Operation, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	answer := r.answers[0]
 	if len(r.answers) > 1 {
 		r.answers = r.answers[1:]
@@ -46,6 +50,8 @@ func (r *scriptedReader) Report(context.Context, string) (*operation.Report, err
 }
 
 func (r *scriptedReader) Cancel(context.Context, string) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	r.cancelled++
 	r.answers = []any{inState(wire.StateCancelled)}
 	return nil
