@@ -12,6 +12,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/oklog/ulid/v2"
 	"github.com/stretchr/testify/require"
 
@@ -132,7 +133,7 @@ func (p *pair) job(t *testing.T, e *postgres.Engine, database string, options ma
 	plan, err := e.Plan(wire.KindClone, options, source, target)
 	require.NoError(t, err)
 	return engine.Job{
-		OperationID: "clone-" + ulid.Make().String(), Options: options, Shape: plan.Shape,
+		OperationID: newOperation(), Options: options, Shape: plan.Shape,
 		Source: endpoint(p.source, database, "read"), Target: endpoint(p.target, "shop", "write"), TempDir: t.TempDir(),
 	}
 }
@@ -190,3 +191,29 @@ func (p *pair) makeReference(t *testing.T, database, snapshot string) string {
 		p.source.DSN(database))
 	return name
 }
+
+// openAs starts a session in the target database and gives its connection away.
+func openAs(ctx context.Context, p *pair, user string) (net.Conn, error) {
+	config, err := pgconn.ParseConfig(p.target.DSNFor(user, password, "shop"))
+	if err != nil {
+		return nil, err
+	}
+	conn, err := pgconn.ConnectConfig(ctx, config)
+	if err != nil {
+		return nil, err
+	}
+	taken, err := conn.Hijack()
+	if err != nil {
+		return nil, err
+	}
+	return taken.Conn, nil
+}
+
+func readFile(t *testing.T, path string) string {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	require.NoError(t, err)
+	return string(text)
+}
+
+func newOperation() string { return "clone-" + ulid.Make().String() }

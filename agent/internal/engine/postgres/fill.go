@@ -234,7 +234,7 @@ func (f *filling) openCopy(ctx context.Context, s *copySessions) error {
 
 // verifyTable reads a table again, by a session that did not write it.
 func (f *filling) verifyTable(ctx context.Context, worker int, m *movement) error {
-	if err := f.begin(ctx, wire.StepVerify, nil); err != nil {
+	if err := f.beginVerify(ctx); err != nil {
 		return err
 	}
 	s := &f.verifySessions[worker]
@@ -254,6 +254,15 @@ func (f *filling) verifyTable(ctx context.Context, worker int, m *movement) erro
 		Schema: m.table.Schema, Name: m.table.Name, Rows: found.rows, Bytes: found.bytes, Digest: found.hex(),
 		SourceRows: m.moved.rows, SourceDigest: m.moved.hex(), Match: found == m.moved,
 	})
+}
+
+// beginVerify announces verification, which goes on beside the index builds, and
+// these before it: steps begin in one order, whichever worker is first.
+func (f *filling) beginVerify(ctx context.Context) error {
+	if err := f.begin(ctx, wire.StepIndex, nil); err != nil {
+		return err
+	}
+	return f.begin(ctx, wire.StepVerify, nil)
 }
 
 // verified tells the host of one table and stops on a difference.

@@ -38,7 +38,7 @@ func (f *filling) planLargeObjects() {
 	}})
 	f.copies++
 	check := f.graph.add(&task{pool: poolVerify, weight: f.from.LargeObjects * 4096, run: func(ctx context.Context, _ int) error {
-		if err := f.begin(ctx, wire.StepVerify, nil); err != nil {
+		if err := f.beginVerify(ctx); err != nil {
 			return err
 		}
 		conn, err := f.open(ctx, f.target, f.names.staging)

@@ -55,6 +55,12 @@ SELECT i.type, i.identity, pg_catalog.pg_get_userbyid(o.owner) FROM (
 			kind = "type"
 		case "partitioned table":
 			kind = "table"
+		case "statistics object":
+			kind = "statistics"
+		case "aggregate":
+			if bare, ok := strings.CutSuffix(identity, "()"); ok {
+				identity = bare + "(*)"
+			}
 		}
 		if err := execute(ctx, conn, "ALTER "+strings.ToUpper(kind)+" "+identity+" OWNER TO "+quote(owner)); err != nil {
 			failed := fault(wire.StepIndex, wire.Target, "give "+kind+" "+identity+" to its owner", &sideError{wire.Target, err})

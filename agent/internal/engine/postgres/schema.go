@@ -68,8 +68,10 @@ func skipped(e *entry) bool {
 		return true
 	case "SCHEMA":
 		return e.tag == "public" // every new database has it
+	case "ACL":
+		return strings.HasPrefix(e.tag, "DATABASE ") // under the source's name; see describeDatabase
 	case "COMMENT":
-		return strings.HasPrefix(e.tag, "EVENT TRIGGER ") || strings.HasPrefix(e.tag, "PUBLICATION ") || strings.HasPrefix(e.tag, "SUBSCRIPTION ")
+		return strings.HasPrefix(e.tag, "DATABASE ") || strings.HasPrefix(e.tag, "EVENT TRIGGER ") || strings.HasPrefix(e.tag, "PUBLICATION ") || strings.HasPrefix(e.tag, "SUBSCRIPTION ")
 	}
 	return e.statement == ""
 }

@@ -139,10 +139,12 @@ func (c *clone) terminateUntil(ctx context.Context, helper *pgx.Conn, renamed ch
 }
 
 // terminateSessions ends the sessions in the databases, each by itself: one that
-// may not be ended does not save the others.
+// may not be ended does not save the others. Its kind is hidden from those who
+// may not see its statements; that it has a user tells it from a background
+// worker, which the server itself sends away.
 func terminateSessions(ctx context.Context, conn *pgx.Conn, databases ...string) error {
 	rows, err := conn.Query(ctx, `SELECT pid FROM pg_catalog.pg_stat_activity
- WHERE datname = ANY ($1::text[]) AND backend_type = 'client backend' AND pid <> pg_catalog.pg_backend_pid()`, databases)
+ WHERE datname = ANY ($1::text[]) AND usesysid IS NOT NULL AND pid <> pg_catalog.pg_backend_pid()`, databases)
 	if err != nil {
 		return err
 	}
