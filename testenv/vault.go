@@ -588,15 +588,21 @@ func (n *VaultNode) start() error {
 func (n *VaultNode) unseal(ctx context.Context) error {
 	err := poll(ctx, func(ctx context.Context) error {
 		// A node that joins answers an error until it has heard of the leader.
-		status, err := n.Client.Sys().UnsealWithContext(ctx, n.vault.UnsealKey)
-		if err != nil {
-			return err
-		}
-		if status.Sealed {
-			return errors.New("still sealed")
-		}
-		return nil
+		_, err := n.Client.Sys().UnsealWithContext(ctx, n.vault.UnsealKey)
+		return err
 	})
+	if err == nil {
+		// One key is enough, but a node that joins unseals behind the answer. Given
+		// the key again meanwhile it would unseal twice, and would then not hear of
+		// a step-down.
+		err = poll(ctx, func(ctx context.Context) error {
+			status, err := n.Client.Sys().SealStatusWithContext(ctx)
+			if err == nil && status.Sealed {
+				err = errors.New("still sealed")
+			}
+			return err
+		})
+	}
 	if err != nil {
 		return fmt.Errorf("unseal: %w", err)
 	}

@@ -89,11 +89,21 @@ func stepDown(t *testing.T, s *stack.Stack) time.Duration {
 	t.Helper()
 	began := time.Now()
 	s.Vault.StepDown()
+	// Through every node: a standby forwards only once it knows the new leader.
 	testenv.Await(t, "another leader", time.Minute, func() error {
-		_, err := s.Vault.Client.Logical().Read("auth/token/lookup-self")
+		for _, node := range s.Vault.Nodes {
+			if _, err := node.Client.Logical().Read("auth/token/lookup-self"); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	took := time.Since(began)
+	testenv.Await(t, "the plugin at the new leader", time.Minute, func() error {
+		_, err := s.Vault.Client.Logical().Read(string(s.Mount()) + "/info")
 		return err
 	})
-	return time.Since(began)
+	return took
 }
 
 // A step-down and a plugin reload wait for requests in flight, and everybody waits

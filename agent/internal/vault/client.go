@@ -210,7 +210,7 @@ func (c *Client) send(ctx context.Context, r request) (*api.Response, error) {
 	if token == nil {
 		token = c.token.Load()
 	}
-	logical := c.api.WithRequestCallbacks(func(req *api.Request) {
+	client := c.api.WithRequestCallbacks(func(req *api.Request) {
 		req.ClientToken = token.Reveal()
 		if c.agent != "" {
 			req.Headers.Set("User-Agent", c.agent)
@@ -221,7 +221,8 @@ func (c *Client) send(ctx context.Context, r request) (*api.Response, error) {
 		if r.wrapTTL > 0 {
 			req.WrapTTL = fmt.Sprintf("%ds", int(r.wrapTTL.Seconds()))
 		}
-	}).Logical()
+	})
+	logical := client.Logical()
 	switch r.method {
 	case http.MethodGet:
 		return logical.ReadRawWithDataWithContext(ctx, r.path, r.query)
@@ -230,13 +231,16 @@ func (c *Client) send(ctx context.Context, r request) (*api.Response, error) {
 	case http.MethodDelete:
 		return logical.DeleteRawWithContext(ctx, r.path)
 	default:
-		content := []byte("{}")
+		write := client.NewRequest(http.MethodPut, "/v1/"+r.path)
+		var body any = struct{}{}
 		if r.body != nil {
-			var err error
-			if content, err = json.Marshal(r.body); err != nil {
-				return nil, fmt.Errorf("encode request: %w", err)
-			}
+			body = r.body
 		}
-		return logical.WriteRawWithContext(ctx, r.path, content)
+		// Not WriteRaw: after a redirect, which is what a standby answers while a
+		// leader is being elected, vault/api 1.23 sends its bytes again as "null".
+		if err := write.SetJSONBody(body); err != nil {
+			return nil, fmt.Errorf("encode request: %w", err)
+		}
+		return client.RawRequestWithContext(ctx, write) //nolint:staticcheck // deprecated in favour of WriteRaw
 	}
 }
