@@ -50,8 +50,10 @@ func (f *filling) planObjects() {
 					t.after(m.copy)
 				}
 			}
+		}
+		if e.desc != "FK CONSTRAINT" {
 			for _, table := range tables {
-				f.built[table] = append(f.built[table], t)
+				f.built[table] = append(f.built[table], tasks[0])
 			}
 		}
 		last[e.id] = tasks[len(tasks)-1]
@@ -185,8 +187,9 @@ func (f *filling) indexSession(ctx context.Context, worker int) (*pgx.Conn, erro
 	return f.indexSessions[worker], nil
 }
 
-// planAnalyze gives every copied table its statistics, after its indexes, whose
-// expressions have some of their own.
+// planAnalyze gives every copied table its statistics once its indexes are built,
+// whose expressions have some of their own. It does not wait for the moment in
+// which an index becomes a key, and so runs beside the reading again.
 func (f *filling) planAnalyze() {
 	for oid, m := range f.moves {
 		if m.table.Extension != "" {

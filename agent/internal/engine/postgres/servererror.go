@@ -93,6 +93,10 @@ func clean(err error) error {
 		return errNoTLS
 	case errors.Is(err, errProtocol):
 		return errProtocol
+	case errors.Is(err, errRowCount):
+		return errRowCount
+	case errors.Is(err, errStuck):
+		return errStuck
 	}
 	return errConnection
 }
@@ -159,6 +163,10 @@ func codeOf(side wire.Side, err error) (wire.Code, string) {
 			return unavailable(side), "turn TLS on at the server, or choose another sslmode for the connection"
 		case errors.Is(err, errProtocol):
 			return wire.CodeEngine, ""
+		case errors.Is(err, errRowCount):
+			return wire.CodeCheckFailed, ""
+		case errors.Is(err, errStuck):
+			return wire.CodeInternal, ""
 		}
 		return unavailable(side), fmt.Sprintf("check that the %s database is running and reachable from the agent's host", side)
 	}
