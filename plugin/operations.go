@@ -15,6 +15,7 @@ type operationAccounts interface {
 	issueAccount(ctx context.Context, s logical.Storage, r accountRequest) (issuedAccount, error)
 	renewAccount(ctx context.Context, s logical.Storage, recordID string, ttl time.Duration) error
 	endAccount(ctx context.Context, s logical.Storage, recordID string) error
+	endLeased(ctx context.Context, s logical.Storage, recordID string) error
 	endOperationAccounts(ctx context.Context, s logical.Storage, operationID string, side wire.Side) error
 	endpoint(ctx context.Context, s logical.Storage, connection string) (wire.Endpoint, string, error)
 	serverIdentity(ctx context.Context, s logical.Storage, connection string) (wire.ServerIdentity, error)

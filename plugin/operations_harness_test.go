@@ -88,6 +88,10 @@ func (f *fakeAccounts) endAccount(_ context.Context, _ logical.Storage, id strin
 	return nil
 }
 
+func (f *fakeAccounts) endLeased(ctx context.Context, s logical.Storage, id string) error {
+	return f.endAccount(ctx, s, id)
+}
+
 func (f *fakeAccounts) endOperationAccounts(_ context.Context, _ logical.Storage, op string, side wire.Side) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -273,6 +277,17 @@ func into[T any](m *desk, data map[string]any) T {
 func (m *desk) clone(fields ...any) wire.Operation {
 	m.t.Helper()
 	return into[wire.Operation](m, m.must(m.write(alice, "clone/prod/staging", fields...)))
+}
+
+// cloneInto asks for a clone into a target of its own, on another server.
+func (m *desk) cloneInto(target string) string {
+	m.t.Helper()
+	m.db.mu.Lock()
+	m.db.endpoints[target] = wire.Endpoint{Engine: wire.EnginePostgres, Host: "host-of-" + target, Port: 5432, Database: "shop", SSLMode: "verify-full"}
+	m.db.configs[target] = "config-of-" + target
+	m.db.mu.Unlock()
+	m.must(m.write("", "connections/"+target, "purposes", "inspect=i,write=w", "labels", "tier=dev"))
+	return into[wire.Operation](m, m.must(m.write(alice, "clone/prod/"+target))).ID
 }
 
 func (m *desk) operation(id string) wire.Operation {

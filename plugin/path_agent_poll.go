@@ -206,8 +206,12 @@ func (b *backend) offer(r *operationRecord, name string, agent agentRecord, now 
 	o.mu.RLock()
 	source, target := o.connections[r.Source], o.connections[r.Target]
 	ending, started := o.ending[r.ID], o.started
+	taken := o.targetTaken(r)
 	o.mu.RUnlock()
 	if ending { // accounts of the new claim would be ended with the old ones
+		return ""
+	}
+	if taken { // one at a time: the last to switch would win, and undo the other's work
 		return ""
 	}
 	switch {
@@ -225,6 +229,26 @@ func (b *backend) offer(r *operationRecord, name string, agent agentRecord, now 
 	return ""
 }
 
+// targetTaken reports whether an agent works on another operation into the same
+// database, under this or another name of it. The caller holds mu.
+func (o *operationState) targetTaken(r *operationRecord) bool {
+	mine := o.connections[r.Target].Identity
+	for id := range o.busy {
+		other := o.operations[id]
+		if id == r.ID || other.Claim == nil {
+			continue
+		}
+		if other.Target == r.Target {
+			return true
+		}
+		theirs := o.connections[other.Target].Identity
+		if mine != nil && theirs != nil && mine.Same(theirs.ServerIdentity) {
+			return true
+		}
+	}
+	return false
+}
+
 // claim gives the operation to the agent when it may have it; nil when not.
 func (b *backend) claim(ctx context.Context, s logical.Storage, r *operationRecord, name string, agent agentRecord, now time.Time) (*wire.Claim, error) {
 	phase := b.offer(r, name, agent, now)
@@ -240,6 +264,7 @@ func (b *backend) claim(ctx context.Context, s logical.Storage, r *operationReco
 		return nil, nil
 	}
 	at := now.UTC()
+	defer b.ops.lock("claims")() // two agents at once must not share a target
 	r, err := b.updateOperation(ctx, s, r.ID, func(r *operationRecord) error {
 		if b.offer(r, name, agent, now) != phase {
 			return errUnchanged

@@ -208,8 +208,9 @@ func TestPoll_WhoGetsWork(t *testing.T) {
 	t.Parallel()
 	m := newDesk(t)
 	var ops []string
-	for range 5 {
-		ops = append(ops, m.clone().ID)
+	m.must(m.write("", "policies/dev", "targets", "staging*"))
+	for i := range 5 {
+		ops = append(ops, m.cloneInto(fmt.Sprint("staging", i)))
 	}
 	for _, audit := range []string{"0", "-1", "", "many"} {
 		require.Empty(t, m.pollWith("a1", 4, audit).Claims)
@@ -239,6 +240,54 @@ func TestPoll_WhoGetsWork(t *testing.T) {
 	m.refused(wire.CodeConflict, resp, err)
 	require.InDelta(t, 250, polled.NextPollMS, 51)
 	require.InDelta(t, 1000, m.pollWith("a2", 0, "1").NextPollMS, 201)
+}
+
+// One operation at a time works into a database, under whichever of its names,
+// and the next one starts when it has ended; parallel polls of two agents do not
+// get around it.
+func TestPoll_OneOperationPerTarget(t *testing.T) {
+	t.Parallel()
+	m := newDesk(t)
+	m.must(m.write("", "policies/dev", "targets", "staging*"))
+	first, second := m.clone(), m.clone()
+	other := m.cloneInto("staging9")
+	m.must(m.write("", "agents/a1", "max_operations", 3))
+	m.must(m.write("", "agents/a2", "max_operations", 3))
+	claims := make(chan string, 100)
+	var wait sync.WaitGroup
+	for i := range 10 {
+		wait.Go(func() {
+			for _, c := range m.poll([]string{"a1", "a2"}[i%2]).Claims {
+				claims <- c.OperationID
+			}
+		})
+	}
+	wait.Wait()
+	close(claims)
+	seen := map[string]bool{}
+	for id := range claims {
+		seen[id] = true
+	}
+	require.Equal(t, map[string]bool{first.ID: true, other: true}, seen)
+
+	text, _ := planText()
+	holder := m.operation(first.ID).Agent
+	into[wire.PlanResponse](m, m.must(m.sendPlan(holder, first.ID, "1", text))) // identities are known now
+	m.must(m.work(holder, first.ID, "finish", "fence", "2", "outcome", "failed", "code", "engine", "reason", "no"))
+	m.settle()
+	require.Len(t, m.poll("a1", other+":1").Claims, 1)
+	require.Equal(t, wire.StatePlanning, m.operation(second.ID).State)
+
+	// Another name of the same database is the same target.
+	alias := m.cloneInto("staging-too")
+	m.b.ops.mu.Lock()
+	facts := m.b.ops.connections["staging-too"]
+	facts.Identity = m.b.ops.connections["staging"].Identity
+	m.b.ops.connections["staging-too"] = facts
+	m.b.ops.mu.Unlock()
+	for _, c := range m.poll("a2").Claims {
+		require.NotEqual(t, alias, c.OperationID)
+	}
 }
 
 // All agents together stay below 200 polls a second.
@@ -583,6 +632,9 @@ func TestPlan_Parts(t *testing.T) {
 	require.Equal(t, text, read.String())
 
 	next := m.clone()
+	require.Empty(t, m.poll("a2").Claims, "the target is taken")
+	m.must(m.work("a1", op.ID, "finish", "fence", "2", "outcome", "failed", "code", "engine", "reason", "x"))
+	m.settle()
 	fence := m.poll("a2").Claims[0].Fence
 	big := strings.Repeat("x", wire.PlanPartBytes)
 	var last error

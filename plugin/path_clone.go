@@ -165,6 +165,13 @@ func (b *backend) requestOperation(ctx context.Context, s logical.Storage, who c
 	if known, err := b.repeated(who, op.RequestID, digest); known != nil || err != nil {
 		return known, err
 	}
+	named := policy.Request{
+		Entity: who.EntityID, Groups: who.Groups, Kind: op.Kind,
+		Source: []policy.Connection{{Name: op.Source}}, Target: []policy.Connection{{Name: op.Target}},
+	}
+	if d, foreclosed := policy.Foreclosed(b.ops.allPolicies(), named); foreclosed {
+		return nil, refusal(d)
+	}
 	sides, err := b.operationSides(ctx, s, op)
 	if err != nil {
 		return nil, err
@@ -193,11 +200,7 @@ func (b *backend) requestOperation(ctx context.Context, s logical.Storage, who c
 	o := b.ops
 	o.mu.Lock()
 	ask.History = o.history(who.EntityID, op.Source, op.Target)
-	policies := make([]policy.Policy, 0, len(o.policies))
-	for _, p := range o.policies {
-		policies = append(policies, p)
-	}
-	op.Decision = policy.Evaluate(policies, ask, now)
+	op.Decision = policy.Evaluate(slices.Collect(maps.Values(o.policies)), ask, now)
 	reservation := admission{id: id, entity: who.EntityID, source: op.Source, target: op.Target, at: now}
 	if op.Decision.Allowed {
 		o.admit(reservation)
@@ -220,6 +223,12 @@ func (b *backend) requestOperation(ctx context.Context, s logical.Storage, who c
 	o.place(r)
 	o.mu.Unlock()
 	return r, nil
+}
+
+func (o *operationState) allPolicies() []policy.Policy {
+	o.mu.RLock()
+	defer o.mu.RUnlock()
+	return slices.Collect(maps.Values(o.policies))
 }
 
 // repeated answers the operation that request_id already made.

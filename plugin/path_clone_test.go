@@ -34,6 +34,9 @@ func TestClone_Refusals(t *testing.T) {
 	refused(wire.CodeNoIdentity, "require_authentication")(ask("entity-disabled"))
 
 	refused(wire.CodeDenied, "default_deny")(ask(bob))
+	// Whether a connection exists is told to those only whom a policy gave its name.
+	refused(wire.CodeDenied, "default_deny")(m.write(alice, "clone/prod/nowhere"))
+	m.must(m.write("", "policies/names", "entities", alice, "sources", "*", "targets", "nowhere,empty,prod", "allowed_operations", "clone"))
 	refused(wire.CodeNotFound, "")(m.write(alice, "clone/prod/nowhere"))
 	m.must(m.write("", "connections/empty", "labels", "tier=x"))
 	refused(wire.CodeNotFound, "")(m.write(alice, "clone/prod/empty")) // no config

@@ -84,5 +84,5 @@ func (b *backend) secretAccountRevoke(ctx context.Context, req *logical.Request,
 	if err != nil {
 		return nil, err
 	}
-	return nil, b.ops.accounts.endAccount(ctx, req.Storage, record)
+	return nil, b.ops.accounts.endLeased(ctx, req.Storage, record)
 }

@@ -84,10 +84,7 @@ func Evaluate(policies []Policy, r Request, now time.Time) wire.Decision {
 		asAsked = asAsked || first
 	}
 	if !asAsked {
-		return wire.Decision{
-			Code: wire.CodeDenied, Rule: RuleDefaultDeny, Policies: names,
-			Reason: fmt.Sprintf("no policy allows this entity to %s %s", r.Kind, describe(r)),
-		}
+		return unspoken(r, names)
 	}
 
 	allowed := wire.Decision{Allowed: true, Policies: names, Reason: "allowed by every matching policy"}
@@ -120,6 +117,27 @@ func Evaluate(policies []Policy, r Request, now time.Time) wire.Decision {
 		return *limited
 	}
 	return allowed
+}
+
+func unspoken(r Request, names []string) wire.Decision {
+	return wire.Decision{
+		Code: wire.CodeDenied, Rule: RuleDefaultDeny, Policies: names,
+		Reason: fmt.Sprintf("no policy allows this entity to %s %s", r.Kind, describe(r)),
+	}
+}
+
+// Foreclosed tells, from the names in the request alone, whether [Evaluate] can
+// only come to the default denial, which it then returns: no policy speaks of
+// this entity, this kind and these names, whatever the labels. Asked first, it
+// keeps those nobody gave anything from learning which connections exist.
+func Foreclosed(policies []Policy, r Request) (wire.Decision, bool) {
+	for _, p := range policies {
+		p.SourceLabels, p.TargetLabels = nil, nil
+		if _, asAsked := p.matches(r); asAsked {
+			return wire.Decision{}, false
+		}
+	}
+	return unspoken(r, nil), true
 }
 
 // stricter returns the smaller of two limits, of which 0 means none.
