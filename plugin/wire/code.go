@@ -118,3 +118,30 @@ func Codes() []Code {
 
 // ExitInterrupted is the exit code of a CLI ended by a signal.
 const ExitInterrupted = 130
+
+// hints are what a person can do about an operation that failed, where the part
+// that failed has nothing better to say.
+var hints = map[Code]string{
+	CodePlanChanged:       "ask again: the new operation plans from what is there now",
+	CodeUnavailable:       "look at the Vault server's log, then ask again",
+	CodeLeaseLost:         "the credentials ended early: was a lease revoked by hand, or Vault away for longer than 15 minutes?",
+	CodeAgentLost:         "look at the agent's log and host, then ask again",
+	CodeAgentRestarted:    "ask again",
+	CodeDeadline:          "raise max_duration in the policy, or copy less",
+	CodeSourceUnavailable: "check that the source runs and that Vault and the agent's host can reach it, then ask again",
+	CodeTargetUnavailable: "check that the target runs and that Vault and the agent's host can reach it, then ask again",
+	CodeLoginRefused:      "check the role's creation statements and the server's pg_hba.conf for the agent's host",
+	CodePrivilege:         "compare the rights of the capability role with the table in the README",
+	CodeDiskFull:          "free space on the target's server, then ask again",
+	CodeLimitExceeded:     "raise max_rows or max_bytes in the policy, or copy less",
+	CodeCheckFailed:       "the target is as it was; ask again, and report it if it happens twice",
+	CodeEngine:            "look at the logs of both servers at the time of the step",
+	CodeSandbox:           "look at the agent's log: Docker, the tools image or the memory limit",
+	CodeAuditUnavailable:  "enable an audit device and tune the mount as dbops setup does, then ask again",
+	CodeCleanup:           "the agent goes on trying; look at its log",
+	CodeInternal:          "look at the logs of Vault and the agent, and report it",
+}
+
+// Hint returns what a person can do about an operation that failed with c, ""
+// where only the reason can say.
+func (c Code) Hint() string { return hints[c] }
