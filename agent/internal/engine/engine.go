@@ -8,6 +8,7 @@ package engine
 import (
 	"context"
 	"encoding/json"
+	"io"
 	"net"
 
 	"github.com/dbops-io/vault-plugin-secrets-dbops/agent/internal/operation"
@@ -39,6 +40,17 @@ type Job struct {
 	Source      Endpoint
 	Target      Endpoint
 	TempDir     string // in memory, private to the worker
+	// RunTool runs a client program to its end. The program is killed when ctx
+	// ends.
+	RunTool func(ctx context.Context, t Tool) error
+}
+
+// Tool is one run of a client program. Arguments and environment hold no secret.
+type Tool struct {
+	Path           string
+	Args           []string  // without the program's name
+	Env            []string  // all there is
+	Stdout, Stderr io.Writer // nil: thrown away
 }
 
 // Host is the agent as seen by a running engine.

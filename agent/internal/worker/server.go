@@ -334,6 +334,7 @@ func (s *server) run(ctx context.Context, request RunRequest, host *remoteHost) 
 		Source:      source,
 		Target:      target,
 		TempDir:     dir,
+		RunTool:     runTool,
 	}, host)
 }
 

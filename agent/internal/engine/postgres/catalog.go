@@ -210,7 +210,7 @@ SELECT c.oid, n.nspname, c.relname, c.relkind::text, c.relispartition, c.relrows
 			return err
 		}
 		for _, parent := range parents {
-			t.parents = append(t.parents, uint32(parent)) //nolint:gosec // an oid
+			t.parents = append(t.parents, uint32(parent))
 		}
 		t.Condition = literalDigest(t.condition)
 		switch kind {

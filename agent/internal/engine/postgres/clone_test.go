@@ -17,7 +17,7 @@ func loadAllKinds(t *testing.T, p *pair, database string) {
 	text, err := os.ReadFile("testdata/all_kinds.sql")
 	require.NoError(t, err)
 	conn := p.source.Connect(database)
-	defer conn.Close(context.Background()) //nolint:errcheck // a test's
+	defer conn.Close(context.Background())
 	_, err = conn.PgConn().Exec(context.Background(), string(text)).ReadAll()
 	require.NoError(t, err)
 }

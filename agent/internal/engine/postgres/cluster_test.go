@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/oklog/ulid/v2"
@@ -135,6 +136,7 @@ func (p *pair) job(t *testing.T, e *postgres.Engine, database string, options ma
 	return engine.Job{
 		OperationID: newOperation(), Options: options, Shape: plan.Shape,
 		Source: endpoint(p.source, database, "read"), Target: endpoint(p.target, "shop", "write"), TempDir: t.TempDir(),
+		RunTool: runTool,
 	}
 }
 
@@ -217,3 +219,10 @@ func readFile(t *testing.T, path string) string {
 }
 
 func newOperation() string { return "clone-" + ulid.Make().String() }
+
+// runTool runs a client program as the worker does.
+func runTool(ctx context.Context, t engine.Tool) error {
+	command := exec.CommandContext(ctx, t.Path, t.Args...)
+	command.Env, command.Stdout, command.Stderr, command.WaitDelay = t.Env, t.Stdout, t.Stderr, time.Second
+	return command.Run()
+}

@@ -4,15 +4,13 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"sort"
 	"strconv"
 	"strings"
-	"time"
+	"sync"
 
 	"github.com/dbops-io/vault-plugin-secrets-dbops/agent/internal/engine"
 	"github.com/dbops-io/vault-plugin-secrets-dbops/agent/internal/operation"
@@ -22,7 +20,7 @@ import (
 // dumpSchema runs pg_dump against the source, on the keeper's snapshot, and
 // reads the table of contents from its output. Rows are not dumped.
 func (e *Engine) dumpSchema(ctx context.Context, job engine.Job, major int, snapshot string, keepACL bool) (*archive, error) {
-	program, err := e.findDump(ctx, major)
+	program, err := e.findDump(ctx, job, major)
 	if err != nil {
 		return nil, err
 	}
@@ -39,36 +37,39 @@ func (e *Engine) dumpSchema(ctx context.Context, job engine.Job, major int, snap
 	if !keepACL {
 		arguments = append(arguments, "--no-privileges")
 	}
-	command := exec.CommandContext(ctx, program, arguments...) //nolint:gosec // a program found in fixed places, arguments of ours
 	// The password stands in a file of the private directory, never in arguments
 	// or environment.
-	command.Env = []string{
+	environment := []string{
 		"PATH=/usr/bin:/bin", "LC_ALL=C", "HOME=" + job.TempDir,
 		"PGSERVICEFILE=" + files.service, "PGPASSFILE=" + files.password, "PGAPPNAME=dbops " + job.OperationID,
 	}
 	if options := checkInterval(major); options != "" {
-		command.Env = append(command.Env, "PGOPTIONS="+options)
+		environment = append(environment, "PGOPTIONS="+options)
 	}
-	command.WaitDelay = time.Second
-	complaint := &tail{limit: 4 << 10}
-	command.Stderr = complaint
-	out, err := command.StdoutPipe()
-	if err != nil {
-		return nil, fmt.Errorf("run pg_dump: %w", err)
-	}
-	if err := command.Start(); err != nil {
-		return nil, &operation.Error{Code: wire.CodeSandbox, Reason: "pg_dump does not start", Err: err}
-	}
-	toc, readErr := readArchive(out)
-	// What follows the contents is read away, or pg_dump would wait for us.
-	_, drainErr := io.Copy(io.Discard, out)
-	if err := command.Wait(); err != nil {
+	var (
+		toc       *archive
+		readErr   error
+		reading   sync.WaitGroup
+		complaint = &tail{limit: 4 << 10}
+	)
+	output, writes := io.Pipe()
+	reading.Go(func() {
+		var drainErr error
+		toc, readErr = readArchive(output)
+		// What follows the contents is read away, or pg_dump would wait for us.
+		_, drainErr = io.Copy(io.Discard, output)
+		readErr = errors.Join(readErr, drainErr)
+	})
+	runErr := job.RunTool(ctx, engine.Tool{Path: program, Args: arguments, Env: environment, Stdout: writes, Stderr: complaint})
+	closeErr := writes.Close()
+	reading.Wait()
+	if runErr != nil {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
-		return nil, dumpFailure(complaint.String(), err)
+		return nil, dumpFailure(complaint.String(), runErr)
 	}
-	if err := errors.Join(readErr, drainErr); err != nil {
+	if err := errors.Join(readErr, closeErr); err != nil {
 		return nil, &operation.Error{Code: wire.CodeEngine, Reason: "the output of pg_dump cannot be read", Err: err}
 	}
 	return toc, nil
@@ -107,7 +108,7 @@ func dumpFailure(complaint string, err error) error {
 }
 
 // findDump returns the oldest pg_dump that is not older than the server.
-func (e *Engine) findDump(ctx context.Context, major int) (string, error) {
+func (e *Engine) findDump(ctx context.Context, job engine.Job, major int) (string, error) {
 	type candidate struct {
 		path  string
 		major int
@@ -118,13 +119,12 @@ func (e *Engine) findDump(ctx context.Context, major int) (string, error) {
 		if info, err := os.Stat(path); err != nil || info.IsDir() {
 			continue
 		}
-		command := exec.CommandContext(ctx, path, "--version") //nolint:gosec // found in fixed places
-		command.Env = []string{"PATH=/usr/bin:/bin", "LC_ALL=C"}
-		out, err := command.Output()
+		var out bytes.Buffer
+		err := job.RunTool(ctx, engine.Tool{Path: path, Args: []string{"--version"}, Env: []string{"PATH=/usr/bin:/bin", "LC_ALL=C"}, Stdout: &out})
 		if err != nil {
 			continue
 		}
-		if has := dumpMajor(string(out)); has >= major {
+		if has := dumpMajor(out.String()); has >= major {
 			found = append(found, candidate{path, has})
 		}
 	}

@@ -200,7 +200,7 @@ func TestRun_Faults(t *testing.T) {
 
 	t.Run("a superuser sits in the target", func(t *testing.T) {
 		conn := p.target.Connect("shop")
-		defer conn.Close(ctx) //nolint:errcheck // a test's
+		defer conn.Close(ctx)
 		_, err := e.Run(ctx, p.job(t, e, "faulty", nil), &host{})
 		failed := operationError(t, err)
 		require.Equal(t, wire.CodePrivilege, failed.Code)

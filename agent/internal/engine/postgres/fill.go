@@ -175,7 +175,7 @@ func (f *filling) copyTable(ctx context.Context, worker int, m *movement) error 
 	f.current.Store(name)
 	moved, err := relay(ctx, s.source, s.target, m.out(), m.begin(), m.format, s.buffers, f.count)
 	if err == nil {
-		_, err = s.target.exec(ctx, "COMMIT")
+		err = s.target.exec(ctx, "COMMIT")
 	}
 	if err != nil {
 		failed := fault(wire.StepCopy, wire.Target, "copy table "+name, err)
@@ -220,7 +220,7 @@ func (f *filling) openCopy(ctx context.Context, s *copySessions) error {
 	if err != nil {
 		return fault(wire.StepCopy, wire.Source, "connect to the source", err)
 	}
-	_, err = source.exec(ctx, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT "+literal(f.snapshot))
+	err = source.exec(ctx, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT "+literal(f.snapshot))
 	if err != nil {
 		return fault(wire.StepCopy, wire.Source, "take over the snapshot", err)
 	}

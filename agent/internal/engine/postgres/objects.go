@@ -18,8 +18,8 @@ func objectQueries(major int) []objectQuery {
 	user := func(class, alias string) string {
 		return userSchema + ` AND ` + alias + `.oid >= 16384 AND NOT ` + member(class, alias+".oid")
 	}
-	loose := func(class, alias string) string {
-		return alias + `.oid >= 16384 AND NOT ` + member(class, alias+".oid")
+	loose := func(class string) string {
+		return `o.oid >= 16384 AND NOT ` + member(class, "o.oid")
 	}
 	notNull := ""
 	if major >= 18 {
@@ -147,17 +147,17 @@ func objectQueries(major int) []objectQuery {
 
 		{"cast", `SELECT pg_catalog.format('%s AS %s', o.castsource::regtype, o.casttarget::regtype), NULL,
  pg_catalog.jsonb_build_array(o.castfunc::regprocedure::text, o.castcontext, o.castmethod)::text, ` + noRoles + `
-  FROM pg_catalog.pg_cast o WHERE ` + loose("pg_cast", "o")},
+  FROM pg_catalog.pg_cast o WHERE ` + loose("pg_cast")},
 
 		{"language", `SELECT pg_catalog.quote_ident(o.lanname), pg_catalog.pg_get_userbyid(o.lanowner), pg_catalog.jsonb_build_array(o.lanpltrusted)::text, ` + noRoles + `
-  FROM pg_catalog.pg_language o WHERE ` + loose("pg_language", "o")},
+  FROM pg_catalog.pg_language o WHERE ` + loose("pg_language")},
 
 		{"foreign-data wrapper", `SELECT pg_catalog.quote_ident(o.fdwname), pg_catalog.pg_get_userbyid(o.fdwowner), '', ` + noRoles + `
-  FROM pg_catalog.pg_foreign_data_wrapper o WHERE ` + loose("pg_foreign_data_wrapper", "o")},
+  FROM pg_catalog.pg_foreign_data_wrapper o WHERE ` + loose("pg_foreign_data_wrapper")},
 
 		{"server", `SELECT pg_catalog.quote_ident(o.srvname), pg_catalog.pg_get_userbyid(o.srvowner),
  pg_catalog.jsonb_build_array(w.fdwname, o.srvtype, o.srvversion)::text, ` + noRoles + `
-  FROM pg_catalog.pg_foreign_server o JOIN pg_catalog.pg_foreign_data_wrapper w ON w.oid = o.srvfdw WHERE ` + loose("pg_foreign_server", "o")},
+  FROM pg_catalog.pg_foreign_server o JOIN pg_catalog.pg_foreign_data_wrapper w ON w.oid = o.srvfdw WHERE ` + loose("pg_foreign_server")},
 	}
 }
 

@@ -22,8 +22,10 @@ func sample() (from, to inspection) {
 		Database: database{Owner: "app_owner", Encoding: "UTF8", Collate: "C.UTF-8", CType: "C.UTF-8", Provider: "libc", Bytes: 12345},
 		Tables: []Table{
 			{Schema: "app", Name: "customer", Kind: "table", Rows: 100, Bytes: 8192, Columns: []Column{
-				{Name: "id", Type: "bigint", NotNull: true, Identity: "always"}, {Name: "name", Type: "character varying(80)"},
-				{Name: "tags", Type: "text[]"}, {Name: "price", Type: "numeric(10,2)", Default: literalDigest("0")},
+				{Name: "id", Type: "bigint", NotNull: true, Identity: "always"},
+				{Name: "name", Type: "character varying(80)"},
+				{Name: "tags", Type: "text[]"},
+				{Name: "price", Type: "numeric(10,2)", Default: literalDigest("0")},
 			}},
 			{Schema: "app", Name: "event", Kind: "partitioned", Columns: []Column{{Name: "at", Type: "date"}}},
 			{Schema: "app", Name: "event_1", Kind: "table", Partition: true, Parents: []string{"app.event"}, Columns: []Column{{Name: "at", Type: "date"}}},

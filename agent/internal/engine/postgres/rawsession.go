@@ -58,7 +58,7 @@ func (r *rawSession) close() error { return r.conn.Close() }
 func (r *rawSession) send(sql string) error {
 	message := make([]byte, 0, len(sql)+6)
 	message = append(message, 'Q')
-	message = binary.BigEndian.AppendUint32(message, uint32(len(sql)+5)) //nolint:gosec // a statement of ours
+	message = binary.BigEndian.AppendUint32(message, uint32(len(sql)+5))
 	message = append(message, sql...)
 	message = append(message, 0)
 	if _, err := r.conn.Write(message); err != nil {
@@ -122,14 +122,14 @@ func (r *rawSession) until(kind byte) (string, error) {
 	}
 }
 
-// exec runs statements and returns the last command tag.
-func (r *rawSession) exec(ctx context.Context, sql string) (string, error) {
+// exec runs statements.
+func (r *rawSession) exec(ctx context.Context, sql string) error {
 	defer r.watch(ctx)()
 	if err := r.send(sql); err != nil {
-		return "", contextError(ctx, err)
+		return contextError(ctx, err)
 	}
-	tag, err := r.until('Z')
-	return tag, contextError(ctx, err)
+	_, err := r.until('Z')
+	return contextError(ctx, err)
 }
 
 // contextError returns the context's cause when that is why err came about.

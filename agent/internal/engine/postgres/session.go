@@ -58,7 +58,7 @@ func (s *server) open(ctx context.Context, database string) (*pgx.Conn, error) {
 		return nil, fmt.Errorf("prepare connection: %w", err)
 	}
 	e := s.endpoint
-	config.Host, config.Port = e.Host, uint16(e.Port) //nolint:gosec // a port
+	config.Host, config.Port = e.Host, uint16(e.Port)
 	config.User, config.Password, config.Database = e.Username, e.Password.Reveal(), database
 	config.ConnectTimeout = connectTimeout
 	config.DialFunc = func(ctx context.Context, _, _ string) (net.Conn, error) { return e.Dial(ctx) }

@@ -28,7 +28,7 @@ func TestRun_WhileWritten(t *testing.T) {
 	for writer := range 2 {
 		conn := p.source.Connect("kinds")
 		writers.Go(func() {
-			defer conn.Close(context.Background()) //nolint:errcheck // a test's
+			defer conn.Close(context.Background())
 			for i := 0; ctx.Err() == nil; i++ {
 				_, err := conn.Exec(context.Background(), strings.NewReplacer("$w", string(rune('0'+writer))).Replace(`DO $$ BEGIN
   INSERT INTO app.plain SELECT max(id) + 1, 'new' FROM app.plain WHERE id % 2 = $w;
@@ -100,7 +100,7 @@ func TestRun_TLS(t *testing.T) {
 	p.source.CreateDatabase("small")
 	p.source.Exec("small", "CREATE TABLE t (id integer PRIMARY KEY)", "INSERT INTO t SELECT generate_series(1, 100)")
 	e := newEngine(t)
-	job := engine.Job{Source: endpoint(p.source, "small", "read"), Target: endpoint(p.target, "shop", "write"), TempDir: t.TempDir()}
+	job := engine.Job{Source: endpoint(p.source, "small", "read"), Target: endpoint(p.target, "shop", "write"), TempDir: t.TempDir(), RunTool: runTool}
 	secure := func(mode string) {
 		job.Source.SSLMode, job.Target.SSLMode = mode, mode
 		job.Source.RootCA, job.Target.RootCA = readFile(t, p.source.CAFile), readFile(t, p.target.CAFile)

@@ -39,8 +39,12 @@ func FuzzNormalForm(f *testing.F) {
 
 func TestSettingValue(t *testing.T) {
 	for _, c := range []struct{ name, value, want string }{
-		{"work_mem", "7MB", "'7MB'"}, {"app.x", "it's, so", "'it''s, so'"},
-		{"search_path", `"$user", public`, `'$user', 'public'`}, {"search_path", `"a""b,c", d`, `'a"b,c', 'd'`}, {"search_path", `""`, `''`}, {"search_path", "", "''"},
+		{"work_mem", "7MB", "'7MB'"},
+		{"app.x", "it's, so", "'it''s, so'"},
+		{"search_path", `"$user", public`, `'$user', 'public'`},
+		{"search_path", `"a""b,c", d`, `'a"b,c', 'd'`},
+		{"search_path", `""`, `''`},
+		{"search_path", "", "''"},
 	} {
 		require.Equal(t, c.want, settingValue(c.name, c.value))
 	}
