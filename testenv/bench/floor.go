@@ -31,7 +31,7 @@ func (p *peers) copyOut() time.Duration {
 
 // copyOutIn writes it into an empty table of the peers' database.
 func (p *peers) copyOutIn() time.Duration {
-	p.target.Exec("postgres", "DROP DATABASE IF EXISTS "+peerDatabase)
+	p.target.Exec("postgres", "DROP DATABASE IF EXISTS "+peerDatabase+" WITH (FORCE)")
 	p.target.CreateDatabase(peerDatabase)
 	p.target.Exec(peerDatabase, "create table "+floorTable+" (aid integer not null, bid integer, abalance integer, filler character(84))")
 	began := time.Now()

@@ -9,10 +9,12 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
@@ -110,7 +112,30 @@ func clone(t testenv.TB, s *stack.Stack, source, target string) time.Duration {
 	if op.State != wire.StateSucceeded {
 		t.Fatalf("clone %s: %+v\n%s", op.State, op.Result, s.Agent.Log())
 	}
+	t.Logf("    steps: %s", steps(s, id))
 	return took
+}
+
+// steps tells where the time of a clone went, from its report.
+func steps(s *stack.Stack, id string) string {
+	secret, err := s.Vault.Client.Logical().Read(s.Mount().AllOperations() + "/" + id + "/report")
+	if err != nil || secret == nil {
+		return fmt.Sprintf("no report: %v", err)
+	}
+	text, _ := secret.Data["text"].(string)
+	var report struct {
+		DurationsMS map[wire.Step]int64 `json:"durations_ms"`
+	}
+	if err := json.Unmarshal([]byte(text), &report); err != nil {
+		return err.Error()
+	}
+	var all []string
+	for _, step := range wire.Steps() {
+		if ms, ok := report.DurationsMS[step]; ok {
+			all = append(all, fmt.Sprintf("%s %d ms", step, ms))
+		}
+	}
+	return strings.Join(all, ", ")
 }
 
 func best(ways []*way) *way {

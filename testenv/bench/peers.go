@@ -37,7 +37,7 @@ func newPeers(t testenv.TB, s *stack.Stack) *peers {
 // the database included: a clone makes one too.
 func (p *peers) timed(command string) time.Duration {
 	p.t.Helper()
-	p.target.Exec("postgres", "DROP DATABASE IF EXISTS "+peerDatabase)
+	p.target.Exec("postgres", "DROP DATABASE IF EXISTS "+peerDatabase+" WITH (FORCE)")
 	p.target.Run("sh", "-c", "rm -rf /tmp/peer")
 	began := time.Now()
 	p.target.CreateDatabase(peerDatabase)
@@ -78,6 +78,11 @@ func (p *peers) digest(conn *pgx.Conn) string {
 	ctx, cancel := background()
 	defer cancel()
 	var all strings.Builder
+	defer func() {
+		if err := conn.Close(ctx); err != nil {
+			p.t.Logf("close: %v", err)
+		}
+	}()
 	for _, table := range p.tables {
 		var digest string
 		err := conn.QueryRow(ctx, `select concat(count(*), ' ', sum(hash_record_extended(t, 0)), ' ', sum(hash_record_extended(t, 1)))
