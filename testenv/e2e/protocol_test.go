@@ -207,8 +207,10 @@ func TestRefusals_WorkProtocol(t *testing.T) {
 		claim := one.claim()
 		require.Equal(t, id, claim.OperationID)
 		chain := one.poll(id + ":" + claim.Fence).Chain
-		event := wire.Event{V: 1, T: time.Now(), Agent: one.name, Epoch: "1", Seq: "1", OpID: id, Operation: wire.KindClone,
-			Source: stack.SourceName, Target: stack.TargetName, User: claim.Requester, Prev: chain.Head}
+		event := wire.Event{
+			V: 1, T: time.Now(), Agent: one.name, Epoch: "1", Seq: "1", OpID: id, Operation: wire.KindClone,
+			Source: stack.SourceName, Target: stack.TargetName, User: claim.Requester, Prev: chain.Head,
+		}
 		send := func(op string, e wire.Event) error {
 			text, _, err := e.Encode()
 			require.NoError(t, err)
