@@ -14,7 +14,6 @@ import (
 	"golang.org/x/sync/singleflight"
 
 	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/internal/account"
-	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/internal/account/postgres"
 	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
 )
 
@@ -121,7 +120,7 @@ func (b *backend) issueAccount(ctx context.Context, s logical.Storage, r account
 	// A caller that goes away must not leave open whether the login was made.
 	err = driver.Create(context.WithoutCancel(ctx), account.CreateRequest{
 		Username: issued.Username, Password: issued.Password, Expiration: now.Add(issued.TTL + expirySlack),
-		Statements: role.CreationStatements, ConnectionLimit: r.ConnectionLimit,
+		Statements: c.creationStatements(role), ConnectionLimit: r.ConnectionLimit,
 	})
 	if err == nil && ctx.Err() != nil {
 		err = context.Cause(ctx)
@@ -151,10 +150,18 @@ func (b *backend) usableRole(ctx context.Context, s logical.Storage, name string
 			Hint: "add the role, or a glob that matches it, to allowed_roles in config/" + c.Name,
 		}
 	}
-	if len(r.CreationStatements) == 0 {
+	if len(r.CreationStatements) == 0 && len(c.product.creation) == 0 {
 		return nil, invalidField("creation_statements", "role %q has none", name)
 	}
 	return r, nil
+}
+
+// creationStatements are the role's, or the product's when it has none.
+func (c *connection) creationStatements(r *role) []string {
+	if len(r.CreationStatements) == 0 {
+		return c.product.creation
+	}
+	return r.CreationStatements
 }
 
 // allows reports whether allowed_roles names the role.
@@ -409,7 +416,7 @@ func (b *backend) endOperationAccounts(ctx context.Context, s logical.Storage, o
 // explain turns a driver's error into one for the caller. Nil stays nil.
 func (c *connection) explain(err error) error {
 	var e *account.Error
-	var wrong *postgres.FieldError
+	var wrong *account.FieldError
 	switch {
 	case err == nil:
 		return nil

@@ -5,27 +5,23 @@ import (
 	"crypto/rand"
 	"fmt"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/hashicorp/go-secure-stdlib/base62"
 	"github.com/hashicorp/vault/sdk/helper/template"
 	"github.com/hashicorp/vault/sdk/logical"
 
-	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/dialect"
 	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
 )
 
 // Names of logins. The default is
 //
-//	dbops-<mount id>-<display name, 8>-<role, 8>-<random, 20>
+//	dbops-<mount id>-<part of the display name>-<part of the role>-<random>
 //
-// at most 53 bytes, so PostgreSQL's limit of 63 never cuts the random part. The
-// mount id tells our logins from those of another mount or another Vault on the
-// same server.
-const (
-	usernamePart   = 8
-	usernameRandom = 20
-	mountIDLength  = 8
-)
+// with parts as long as the product's [usernameRule] says, so that the server's
+// limit never cuts the random part. The mount id tells our logins from those of
+// another mount or another Vault on the same server.
+const mountIDLength = 8
 
 // mountEntry is the entry under [keyMount].
 type mountEntry struct {
@@ -102,11 +98,7 @@ func (b *backend) username(ctx context.Context, s logical.Storage, c *connection
 	}
 	custom := c.detail("username_template")
 	if custom == "" {
-		random, err := base62.Random(usernameRandom)
-		if err != nil {
-			return "", fmt.Errorf("make user name: %w", err)
-		}
-		return usernamePrefix(id) + namePart(displayName) + "-" + namePart(roleName) + "-" + random, nil
+		return c.product.usernames.name(id, displayName, roleName)
 	}
 	parsed, err := parseUsernameTemplate(custom)
 	if err != nil {
@@ -119,21 +111,57 @@ func (b *backend) username(ctx context.Context, s logical.Storage, c *connection
 	switch {
 	case name == "" || strings.ContainsFunc(name, func(c rune) bool { return c < ' ' || c == 0x7f }):
 		return "", invalidField("username_template", "made a name that is empty or holds a control character")
-	case len(name) > dialect.PostgresNameBytes:
+	case !c.product.usernames.fits(name):
 		return "", &wire.Error{
 			Code: wire.CodeInvalid, Field: "username_template",
-			Reason: fmt.Sprintf("made a name of %d bytes; PostgreSQL would cut it to %d, and with it what makes it unique", len(name), dialect.PostgresNameBytes),
+			Reason: fmt.Sprintf("made a name of %d bytes; %s takes %s, and beyond lies what makes it unique", len(name), c.product.title, c.product.usernames),
 			Hint:   "shorten the other parts with truncate",
 		}
 	}
 	return name, nil
 }
 
+// name makes the default name of a login.
+func (r usernameRule) name(mountID, displayName, roleName string) (string, error) {
+	random, err := base62.Random(r.random)
+	if err != nil {
+		return "", fmt.Errorf("make user name: %w", err)
+	}
+	var name string
+	if !r.noPrefix {
+		name = usernamePrefix(mountID)
+	}
+	if part := namePart(displayName, r.display); part != "" {
+		name += part + "-"
+	}
+	if part := namePart(roleName, r.role); part != "" {
+		name += part + "-"
+	}
+	return name + random, nil
+}
+
+// fits reports whether the server takes a name as it is.
+func (r usernameRule) fits(name string) bool {
+	length := utf8.RuneCountInString(name)
+	if r.inBytes {
+		length = len(name)
+	}
+	return r.limit == 0 || length <= r.limit
+}
+
+// String says the limit.
+func (r usernameRule) String() string {
+	if r.inBytes {
+		return fmt.Sprintf("%d bytes", r.limit)
+	}
+	return fmt.Sprintf("%d characters", r.limit)
+}
+
 // namePart shortens text for a user name and replaces what needs quoting.
-func namePart(text string) string {
+func namePart(text string, length int) string {
 	var b strings.Builder
 	for _, c := range text {
-		if b.Len() == usernamePart {
+		if b.Len() == length {
 			break
 		}
 		switch {

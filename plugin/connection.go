@@ -9,9 +9,7 @@ import (
 
 	"github.com/hashicorp/vault/sdk/logical"
 
-	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/dialect"
 	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/internal/account"
-	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/internal/account/postgres"
 	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
 )
 
@@ -37,8 +35,9 @@ type storedConnection struct {
 // with its driver. It is never changed; a new configuration makes a new one.
 type connection struct {
 	storedConnection
-	dsn    dialect.PostgresDSN
-	digest string
+	product  *product
+	location location
+	digest   string
 
 	mu sync.Mutex
 	// driver is made when it is first needed.
@@ -68,21 +67,20 @@ const (
 // newConnection checks stored and makes it usable. What is wrong in it is a
 // [wire.Error] naming the field.
 func newConnection(stored storedConnection) (*connection, error) {
+	c := &connection{storedConnection: stored, identities: make(map[string]knownIdentity)}
+	var err error
+	if c.product, err = productOf(stored.PluginName); err != nil {
+		return nil, err
+	}
 	for key, value := range stored.Details {
-		normal, err := normalizeDetail(key, value)
+		normal, err := c.product.normalize(key, value)
 		if err != nil {
 			return nil, err
 		}
 		stored.Details[key] = normal
 	}
-	c := &connection{storedConnection: stored, identities: make(map[string]knownIdentity)}
-	url := c.detail("connection_url")
-	if url == "" {
-		return nil, invalidField("connection_url", "is required")
-	}
-	var err error
-	if c.dsn, err = dialect.ParsePostgresDSN(url); err != nil {
-		return nil, invalidField("connection_url", "%s", err)
+	if c.location, err = c.product.locate(stored); err != nil {
+		return nil, err
 	}
 	if c.digest, err = c.computeDigest(); err != nil {
 		return nil, err
@@ -110,25 +108,10 @@ func (c *connection) shownDetails() map[string]any {
 	for key, value := range c.Details {
 		shown[key] = value
 	}
-	if url, ok := shown["connection_url"].(string); ok {
-		shown["connection_url"] = dialect.RedactPostgresDSN(url)
+	if url, ok := shown["connection_url"].(string); ok && c.product.redactURL != nil {
+		shown["connection_url"] = c.product.redactURL(url)
 	}
 	return shown
-}
-
-func (c *connection) detail(key string) string {
-	text, _ := c.Details[key].(string)
-	return text
-}
-
-func (c *connection) flag(key string) bool {
-	value, _ := c.Details[key].(bool)
-	return value
-}
-
-func (c *connection) number(key string) int {
-	value, _ := c.Details[key].(int)
-	return value
 }
 
 // open returns the driver. A connection that was closed meanwhile is unavailable.
@@ -141,48 +124,13 @@ func (c *connection) open() (account.Driver, error) {
 	if c.driver != nil {
 		return c.driver, nil
 	}
-	config, err := c.driverConfig()
+	driver, err := c.product.open(c.storedConnection)
 	if err != nil {
 		return nil, err
 	}
-	driver, err := postgres.New(config)
-	if err != nil {
-		return nil, err
-	}
-	c.driver = account.Sanitize(driver, config.Password, config.PrivateKey)
+	c.driver = account.Sanitize(driver, c.secrets()...)
 	return c.driver, nil
 }
-
-func (c *connection) driverConfig() (postgres.Config, error) {
-	sessions := c.number("max_open_connections")
-	if sessions < 0 {
-		sessions = unlimitedSessions
-	}
-	var lifetime time.Duration
-	if text := c.detail("max_connection_lifetime"); text != "" {
-		var err error
-		if lifetime, err = time.ParseDuration(text); err != nil {
-			return postgres.Config{}, invalidField("max_connection_lifetime", "is not a duration")
-		}
-	}
-	authentication := postgres.PasswordAuthentication(c.detail("password_authentication"))
-	return postgres.Config{
-		URL:                    c.detail("connection_url"),
-		Username:               c.detail("username"),
-		Password:               wire.NewSecret(c.Secrets["password"]),
-		RawLogin:               c.flag("disable_escaping"),
-		MaxSessions:            sessions,
-		MaxLifetime:            lifetime,
-		NoIdle:                 c.number("max_idle_connections") < 0,
-		CA:                     c.detail("tls_ca"),
-		Certificate:            c.detail("tls_certificate"),
-		PrivateKey:             wire.NewSecret(c.Secrets["private_key"]),
-		PasswordAuthentication: authentication,
-	}, nil
-}
-
-// unlimitedSessions stands for a negative max_open_connections.
-const unlimitedSessions = 256
 
 // close ends the driver's sessions; it may wait for calls in flight.
 func (c *connection) close() {
@@ -261,19 +209,21 @@ func (b *backend) usableConnection(ctx context.Context, s logical.Storage, name 
 }
 
 // endpoint tells how to reach a connection's database according to its
-// connection_url, and the digest of its configuration. It holds no secret.
+// connection_url, and the digest of its configuration. It holds no secret. A
+// connection to a product that operations cannot work on is refused.
 func (b *backend) endpoint(ctx context.Context, s logical.Storage, name string) (wire.Endpoint, string, error) {
 	c, err := b.usableConnection(ctx, s, name)
 	if err != nil {
 		return wire.Endpoint{}, "", err
 	}
-	database := c.dsn.Database
-	if database == "" {
-		database = c.detail("username") // as libpq does
+	if !c.product.operations {
+		return wire.Endpoint{}, "", &wire.Error{
+			Code: wire.CodeUnsupported, Reason: fmt.Sprintf("connection %q leads to %s, which operations cannot work on", name, c.product.title),
+		}
 	}
 	return wire.Endpoint{
-		Connection: name, Engine: wire.EnginePostgres, Host: c.dsn.Host, Port: c.dsn.Port,
-		Database: database, SSLMode: c.dsn.SSLMode, RootCA: c.detail("tls_ca"),
+		Connection: name, Engine: c.product.engine, Host: c.location.Host, Port: c.location.Port,
+		Database: c.location.Database, SSLMode: c.location.SSLMode, RootCA: c.detail("tls_ca"),
 	}, c.digest, nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	semver "github.com/hashicorp/go-version"
 	"github.com/hashicorp/vault/sdk/framework"
@@ -13,12 +14,8 @@ import (
 	"github.com/oklog/ulid/v2"
 
 	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/internal/account"
-	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/internal/account/postgres"
 	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
 )
-
-// postgresPluginName is what Vault and Terraform call a PostgreSQL connection.
-const postgresPluginName = "postgresql-database-plugin"
 
 func (b *backend) configPaths() []*framework.Path {
 	return []*framework.Path{
@@ -57,7 +54,7 @@ returned.`,
 func configFields() map[string]*framework.FieldSchema {
 	return map[string]*framework.FieldSchema{
 		"name":                     {Type: framework.TypeString, Description: "Name of the connection."},
-		"plugin_name":              {Type: framework.TypeString, Description: "Kind of database: " + postgresPluginName + "."},
+		"plugin_name":              {Type: framework.TypeString, Description: "Kind of database: " + strings.Join(pluginNames(), ", ") + "."},
 		"plugin_version":           {Type: framework.TypeString, Description: "Semantic version; kept and shown for tools that set it."},
 		"verify_connection":        {Type: framework.TypeBool, Default: true, Description: "Log in to the database before storing the configuration."},
 		"allowed_roles":            {Type: framework.TypeCommaStringSlice, Description: "Roles, or globs of roles, that may use the connection; * allows all, empty none."},
@@ -119,7 +116,7 @@ func array(list []string) []string {
 }
 
 func (c *connection) warnOfPassword(response *logical.Response) {
-	if c.dsn.HasPassword {
+	if c.location.HasPassword {
 		response.AddWarning("connection_url holds a password of its own; use {{username}} and {{password}} in it and the fields of these names, so that it is never shown and can be rotated")
 	}
 }
@@ -141,7 +138,7 @@ func (b *backend) pathConfigWrite(ctx context.Context, req *logical.Request, dat
 	if err != nil {
 		return nil, err
 	}
-	if before != nil && (before.dsn.Host != c.dsn.Host || before.dsn.Port != c.dsn.Port) {
+	if before != nil && !before.sameServer(c) {
 		// Accounts made so far must be ended at the old address.
 		stored.ID = ulid.Make().String()
 		if c, err = newConnection(stored); err != nil {
@@ -180,14 +177,18 @@ func mergeConfig(before *connection, name string, data *framework.FieldData) (st
 	if err := mergeCommonFields(&stored, data); err != nil {
 		return stored, err
 	}
+	p, err := productOf(stored.PluginName)
+	if err != nil {
+		return stored, err
+	}
 	for key, value := range data.Raw {
 		if _, common := data.Schema[key]; common {
 			continue
 		}
-		if err := refuseNearMiss(key, data.Schema); err != nil {
+		if err := p.refuseNearMiss(key, data.Schema); err != nil {
 			return stored, err
 		}
-		if secretDetail(key) {
+		if p.secret(key) {
 			text, err := detailText(key, value)
 			if err != nil {
 				return stored, err
@@ -195,7 +196,7 @@ func mergeConfig(before *connection, name string, data *framework.FieldData) (st
 			stored.Secrets[key] = text
 			continue
 		}
-		normal, err := normalizeDetail(key, value)
+		normal, err := p.normalize(key, value)
 		if err != nil {
 			return stored, err
 		}
@@ -205,19 +206,12 @@ func mergeConfig(before *connection, name string, data *framework.FieldData) (st
 		}
 		stored.Details[key] = normal
 	}
-	return stored, checkDetails(stored)
+	return stored, p.checkDetails(stored)
 }
 
 func mergeCommonFields(stored *storedConnection, data *framework.FieldData) error {
 	if value, ok := givenField[string](data, "plugin_name"); ok {
 		stored.PluginName = value
-	}
-	switch stored.PluginName {
-	case postgresPluginName:
-	case "":
-		return invalidField("plugin_name", "is required")
-	default:
-		return invalidField("plugin_name", "%q is not supported; supported is %s", stored.PluginName, postgresPluginName)
 	}
 	if value, ok := givenField[string](data, "plugin_version"); ok {
 		stored.PluginVersion = value
@@ -251,29 +245,22 @@ func mergeCommonFields(stored *storedConnection, data *framework.FieldData) erro
 }
 
 // checkDetails refuses what a driver would misunderstand or we cannot do yet.
-func checkDetails(stored storedConnection) error {
-	text := func(key string) string { value, _ := stored.Details[key].(string); return value }
-	switch text("auth_type") {
-	case "", "cert":
-	default:
-		return invalidField("auth_type", "%q is not supported; leave it empty or take cert", text("auth_type"))
+func (p *product) checkDetails(stored storedConnection) error {
+	if err := p.check(stored); err != nil {
+		return err
 	}
-	for _, key := range []string{"use_private_ip", "use_psc", "self_managed"} {
-		if on, _ := stored.Details[key].(bool); on {
-			return invalidField(key, "is not supported")
-		}
-	}
-	switch postgres.PasswordAuthentication(text("password_authentication")) {
-	case "", postgres.SCRAM, postgres.Plain:
-	default:
-		return invalidField("password_authentication", "is neither %s nor %s", postgres.SCRAM, postgres.Plain)
-	}
-	if text("username_template") != "" {
-		if _, err := parseUsernameTemplate(text("username_template")); err != nil {
+	if text := stored.detail("username_template"); text != "" {
+		if _, err := parseUsernameTemplate(text); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// sameServer reports whether both lead to one server, so that what was made
+// through c can be ended through next.
+func (c *connection) sameServer(next *connection) bool {
+	return c.product.engine == next.product.engine && c.location.Host == next.location.Host && c.location.Port == next.location.Port
 }
 
 // checkConnection makes the driver, and logs in when the configuration says so.
@@ -301,7 +288,7 @@ func (b *backend) checkConnection(ctx context.Context, c *connection) error {
 
 // fieldFault turns a driver's finding about its configuration into a refusal.
 func fieldFault(err error) error {
-	var wrong *postgres.FieldError
+	var wrong *account.FieldError
 	if errors.As(err, &wrong) {
 		return invalidField(wrong.Field, "%s", wrong.Reason)
 	}

@@ -12,6 +12,8 @@ import (
 	"github.com/agext/levenshtein"
 	"github.com/hashicorp/go-secure-stdlib/parseutil"
 	"github.com/hashicorp/vault/sdk/framework"
+
+	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
 )
 
 // detailKind is the JSON type a connection detail has when read. Terraform's
@@ -27,38 +29,16 @@ const (
 	detailSecret   // never read back
 )
 
-// detailKinds are the details of postgresql-database-plugin.
-func detailKinds() map[string]detailKind {
-	return map[string]detailKind{
-		"connection_url":          detailString,
-		"username":                detailString,
-		"password":                detailSecret,
-		"max_open_connections":    detailNumber,
-		"max_idle_connections":    detailNumber,
-		"max_connection_lifetime": detailDuration,
-		"disable_escaping":        detailFlag,
-		"username_template":       detailString,
-		"password_authentication": detailString,
-		"tls_ca":                  detailString,
-		"tls_certificate":         detailString,
-		"private_key":             detailSecret,
-		"auth_type":               detailString,
-		"service_account_json":    detailSecret,
-		"use_private_ip":          detailFlag,
-		"use_psc":                 detailFlag,
-		"self_managed":            detailFlag,
-	}
-}
-
-func secretDetail(key string) bool {
-	kind, known := detailKinds()[key]
+// secret reports whether a detail is never read back.
+func (p *product) secret(key string) bool {
+	kind, known := p.details[key]
 	return known && kind == detailSecret
 }
 
-// normalizeDetail gives value the type its key has. A nil result unsets the key;
-// keys we do not know are kept as they are.
-func normalizeDetail(key string, value any) (any, error) {
-	kind, known := detailKinds()[key]
+// normalize gives value the type its key has. A nil result unsets the key; keys
+// the product does not know are kept as they are.
+func (p *product) normalize(key string, value any) (any, error) {
+	kind, known := p.details[key]
 	if !known || value == nil {
 		return value, nil
 	}
@@ -115,13 +95,12 @@ func detailText(key string, value any) (string, error) {
 
 // refuseNearMiss refuses a key that nobody knows but that looks like a known one:
 // taken as it is, "passwrod" would be stored in clear and do nothing.
-func refuseNearMiss(key string, schema map[string]*framework.FieldSchema) error {
-	kinds := detailKinds()
-	if _, known := kinds[key]; known {
+func (p *product) refuseNearMiss(key string, schema map[string]*framework.FieldSchema) error {
+	if _, known := p.details[key]; known {
 		return nil
 	}
-	names := make([]string, 0, len(kinds)+len(schema))
-	for name := range kinds {
+	names := make([]string, 0, len(p.details)+len(schema))
+	for name := range p.details {
 		names = append(names, name)
 	}
 	for name := range schema {
@@ -136,6 +115,58 @@ func refuseNearMiss(key string, schema map[string]*framework.FieldSchema) error 
 		}
 		if levenshtein.Distance(plain(key), name, nil) <= allowed {
 			return invalidField(key, "unknown field %q; did you mean %q?", key, name)
+		}
+	}
+	return nil
+}
+
+// detail returns a detail that is a string, "" when it is not set.
+func (s storedConnection) detail(key string) string {
+	text, _ := s.Details[key].(string)
+	return text
+}
+
+func (s storedConnection) flag(key string) bool {
+	value, _ := s.Details[key].(bool)
+	return value
+}
+
+func (s storedConnection) number(key string) int {
+	value, _ := s.Details[key].(int)
+	return value
+}
+
+// duration is 0 when the detail is not set.
+func (s storedConnection) duration(key string) (time.Duration, error) {
+	text := s.detail(key)
+	if text == "" {
+		return 0, nil
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		return 0, invalidField(key, "is not a duration")
+	}
+	return d, nil
+}
+
+func (s storedConnection) secret(key string) wire.Secret { return wire.NewSecret(s.Secrets[key]) }
+
+// unlimitedSessions stands for a negative max_open_connections.
+const unlimitedSessions = 256
+
+// maxSessions is how many sessions a driver may open; 0 is the driver's default.
+func (s storedConnection) maxSessions() int {
+	if sessions := s.number("max_open_connections"); sessions >= 0 {
+		return sessions
+	}
+	return unlimitedSessions
+}
+
+// refuseFlags refuses details of Vault's engine that would lead nowhere here.
+func (s storedConnection) refuseFlags(keys ...string) error {
+	for _, key := range keys {
+		if s.flag(key) {
+			return invalidField(key, "is not supported")
 		}
 	}
 	return nil

@@ -91,7 +91,7 @@ func TestConfig_UpdateMergesKeyByKey(t *testing.T) {
 	require.NotEqual(t, after.ID, moved.ID)
 	old, err := m.connectionOf(t.Context(), m.storage, "prod", after.ID)
 	require.NoError(t, err)
-	require.Equal(t, "db.example.test", old.dsn.Host)
+	require.Equal(t, "db.example.test", old.location.Host)
 	require.Equal(t, "planted-password", old.Secrets["password"])
 }
 
@@ -119,7 +119,7 @@ func TestConfig_RefusalsNameTheField(t *testing.T) {
 		data  map[string]any
 	}{
 		{"plugin_name", map[string]any{"plugin_name": ""}},
-		{"plugin_name", map[string]any{"plugin_name": "mysql-database-plugin"}},
+		{"plugin_name", map[string]any{"plugin_name": "oracle-database-plugin"}},
 		{"plugin_version", map[string]any{"plugin_version": "latest"}},
 		{"connection_url", map[string]any{"connection_url": ""}},
 		{"connection_url", map[string]any{"connection_url": "mysql://planted"}},

@@ -90,6 +90,16 @@ func (e *Error) Error() string {
 	return text
 }
 
+// FieldError says which part of a driver's configuration is wrong; Field is the
+// name used in config/. The text holds no secret.
+type FieldError struct {
+	Field  string
+	Reason string
+}
+
+// Error returns "<field>: <reason>".
+func (e *FieldError) Error() string { return e.Field + ": " + e.Reason }
+
 // Unreachable reports whether err says that the server could not be asked at all.
 func Unreachable(err error) bool {
 	var e *Error

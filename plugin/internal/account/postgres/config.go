@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/dialect"
+	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/internal/account"
 	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
 )
 
@@ -67,26 +68,16 @@ type Config struct {
 	PasswordAuthentication PasswordAuthentication // empty: SCRAM
 }
 
-// FieldError says which part of a [Config] is wrong; Field is the name used in
-// config/. The text holds no secret.
-type FieldError struct {
-	Field  string
-	Reason string
-}
-
-// Error returns "<field>: <reason>".
-func (e *FieldError) Error() string { return e.Field + ": " + e.Reason }
-
 // poolConfig checks c and turns it into what pgx needs.
 func (c Config) poolConfig() (*pgxpool.Config, error) {
 	built, err := dialect.BuildPostgresDSN(c.URL, c.Username, c.Password.Reveal(), c.RawLogin)
 	if err != nil {
-		return nil, &FieldError{Field: "connection_url", Reason: err.Error()}
+		return nil, &account.FieldError{Field: "connection_url", Reason: err.Error()}
 	}
 	pool, err := pgxpool.ParseConfig(built)
 	if err != nil {
 		// pgx's error repeats the string, and its redaction is best effort.
-		return nil, &FieldError{Field: "connection_url", Reason: "a setting in it has no valid value"}
+		return nil, &account.FieldError{Field: "connection_url", Reason: "a setting in it has no valid value"}
 	}
 	conn := pool.ConnConfig
 	conn.ConnectTimeout = connectTimeout
@@ -132,23 +123,23 @@ func (c Config) configureTLS(conn *pgconn.Config) error {
 		return nil
 	}
 	if conn.TLSConfig == nil && len(conn.Fallbacks) == 0 {
-		return &FieldError{Field: "connection_url", Reason: "sslmode is disable although certificates are configured"}
+		return &account.FieldError{Field: "connection_url", Reason: "sslmode is disable although certificates are configured"}
 	}
 	var roots *x509.CertPool
 	if c.CA != "" {
 		roots = x509.NewCertPool()
 		if !roots.AppendCertsFromPEM([]byte(c.CA)) {
-			return &FieldError{Field: "tls_ca", Reason: "holds no PEM certificate"}
+			return &account.FieldError{Field: "tls_ca", Reason: "holds no PEM certificate"}
 		}
 	}
 	var certificates []tls.Certificate
 	if c.Certificate != "" || !c.PrivateKey.Empty() {
 		if c.Certificate == "" || c.PrivateKey.Empty() {
-			return &FieldError{Field: "tls_certificate", Reason: "tls_certificate and private_key are needed together"}
+			return &account.FieldError{Field: "tls_certificate", Reason: "tls_certificate and private_key are needed together"}
 		}
 		pair, err := tls.X509KeyPair([]byte(c.Certificate), []byte(c.PrivateKey.Reveal()))
 		if err != nil {
-			return &FieldError{Field: "tls_certificate", Reason: "tls_certificate and private_key are not a PEM key pair"}
+			return &account.FieldError{Field: "tls_certificate", Reason: "tls_certificate and private_key are not a PEM key pair"}
 		}
 		certificates = []tls.Certificate{pair}
 	}

@@ -28,7 +28,7 @@ type Driver struct {
 var _ account.Driver = (*Driver)(nil)
 
 // New checks the configuration and makes a driver; it does not connect. A wrong
-// configuration is a [*FieldError].
+// configuration is a [account.FieldError].
 func New(config Config) (*Driver, error) {
 	parsed, err := config.poolConfig()
 	if err != nil {
@@ -37,7 +37,7 @@ func New(config Config) (*Driver, error) {
 	// The context is not kept: with no minimum of sessions nothing is opened.
 	pool, err := pgxpool.NewWithConfig(context.Background(), parsed)
 	if err != nil {
-		return nil, &FieldError{Field: "connection_url", Reason: "cannot be used"}
+		return nil, &account.FieldError{Field: "connection_url", Reason: "cannot be used"}
 	}
 	return &Driver{config: config, pool: pool}, nil
 }

@@ -293,13 +293,13 @@ func TestNew_WrongFieldsAreNamed(t *testing.T) {
 	} {
 		config.Username, config.Password = "u", wire.NewSecret("planted-secret")
 		_, err := New(config)
-		var wrong *FieldError
+		var wrong *account.FieldError
 		require.ErrorAs(t, err, &wrong, field)
 		require.Equal(t, field, wrong.Field)
 		require.NotContains(t, err.Error(), "planted")
 	}
 	_, err := New(Config{URL: "postgresql://{{username}}:{{password}}@localhost/x?sslmode=disable", CA: "x"})
-	var wrong *FieldError
+	var wrong *account.FieldError
 	require.ErrorAs(t, err, &wrong)
 	require.Equal(t, "connection_url", wrong.Field)
 }
