@@ -136,6 +136,8 @@ type begun struct {
 	err  error         // its answer, to be read after told
 }
 
+var errHostGone = errors.New("the host gave no answer")
+
 // begin announces a step once; further calls wait for the host's answer to the
 // first.
 func (c *clone) begin(ctx context.Context, step wire.Step, detail json.RawMessage) error {
@@ -155,8 +157,10 @@ func (c *clone) begin(ctx context.Context, step wire.Step, detail json.RawMessag
 		}
 	}
 	c.step.Store(step)
+	// Whoever waits is told something even if the host never returns to us.
+	b.err = errHostGone
+	defer close(b.told)
 	b.err = c.host.Begin(ctx, step, detail)
-	close(b.told)
 	return b.err
 }
 
