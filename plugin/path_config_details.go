@@ -3,7 +3,6 @@ package plugin
 import (
 	"encoding/json"
 	"fmt"
-	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -47,8 +46,13 @@ func (p *product) normalize(key string, value any) (any, error) {
 	}
 	switch kind {
 	case detailNumber:
-		number, err := parseutil.ParseInt(value)
-		if err != nil || number < math.MinInt32 || number > math.MaxInt32 {
+		// By way of text, for a JSON number reaches a plugin as float64.
+		text, err := detailText(key, value)
+		if err != nil {
+			return nil, err
+		}
+		number, err := strconv.ParseInt(text, 10, 32)
+		if err != nil {
 			return nil, invalidField(key, "is not a number")
 		}
 		return int(number), nil

@@ -29,7 +29,7 @@ func TestConfig_ReadHasTerraformsTypes(t *testing.T) {
 	m := newMount(t, &logical.InmemStorage{})
 	m.config("prod", map[string]any{
 		"connection_url": someURL, "username": "root", "password": "planted-password", "private_key": "",
-		"max_open_connections": "5", "max_idle_connections": json.Number("2"), "max_connection_lifetime": 300.0,
+		"max_open_connections": "5", "max_idle_connections": 2.0, "max_connection_lifetime": 300.0,
 		"disable_escaping": "true", "allowed_roles": "a,b-*", "tls_ca": "", "something_else": "kept",
 		"root_rotation_statements": []string{"ALTER ROLE x"}, "plugin_version": "1.2.3",
 	})
