@@ -32,6 +32,13 @@ type Driver interface {
 	// is gone already is success. After an error the login can no longer log in
 	// if the server could be reached and allowed that much.
 	End(ctx context.Context, req EndRequest) error
+	// Rotate changes the credential of an existing login: its password or, for
+	// rsa_private_key, its public key. Repeating it with the same credential is
+	// fine. A missing login is an error with code not_found.
+	Rotate(ctx context.Context, req RotateRequest) error
+	// Login checks that username and password log in: nil when they do, an
+	// [Error] with code login_refused when they do not.
+	Login(ctx context.Context, username string, password wire.Secret) error
 	// Logins lists the names of logins that begin with prefix and can log in.
 	Logins(ctx context.Context, prefix string) ([]string, error)
 	// Identity tells which server this is and, if it has the named database,
@@ -67,11 +74,20 @@ type EndRequest struct {
 	Statements []string // empty: the driver's default
 }
 
+// RotateRequest changes the credential of a login; one of Password and PublicKey
+// is set.
+type RotateRequest struct {
+	Username   string
+	Password   wire.Secret
+	PublicKey  []byte   // PEM
+	Statements []string // empty: the driver's default
+}
+
 // Error is what a driver reports: what was tried, what went wrong in our words,
 // and the server's own code. It never wraps an error of the database's client
 // library, because those hold connection strings and values.
 type Error struct {
-	Op   string // connect, create, renew, end, list, identify, verify, render
+	Op   string // connect, create, renew, end, rotate, login, list, identify, verify, render
 	Code wire.Code
 	// Reason is one sentence without secrets.
 	Reason string

@@ -79,6 +79,14 @@ func (s *sanitized) End(ctx context.Context, req EndRequest) error {
 	return s.clean("end", s.driver.End(ctx, req))
 }
 
+func (s *sanitized) Rotate(ctx context.Context, req RotateRequest) error {
+	return s.clean("rotate", s.driver.Rotate(ctx, req), req.Password)
+}
+
+func (s *sanitized) Login(ctx context.Context, username string, password wire.Secret) error {
+	return s.clean("login", s.driver.Login(ctx, username, password), password)
+}
+
 func (s *sanitized) Logins(ctx context.Context, prefix string) ([]string, error) {
 	names, err := s.driver.Logins(ctx, prefix)
 	return names, s.clean("list", err)

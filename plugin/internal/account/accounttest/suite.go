@@ -96,6 +96,33 @@ func Run(t *testing.T, open func(t *testing.T) Server) {
 		require.Equal(t, wire.CodeNotFound, e.Code)
 	})
 
+	t.Run("a rotated login has the new password only", func(t *testing.T) {
+		create(t, "suite-rotate", "secret-before")
+		require.NoError(t, driver.Login(ctx, "suite-rotate", wire.NewSecret("secret-before")))
+		for range 2 { // repeating it is fine
+			require.NoError(t, driver.Rotate(ctx, account.RotateRequest{Username: "suite-rotate", Password: wire.NewSecret("secret-'after")}))
+		}
+		require.NoError(t, driver.Login(ctx, "suite-rotate", wire.NewSecret("secret-'after")))
+		for _, wrong := range []string{"secret-before", "secret-'after "} {
+			err := driver.Login(ctx, "suite-rotate", wire.NewSecret(wrong))
+			var e *account.Error
+			require.ErrorAs(t, err, &e)
+			require.Equal(t, wire.CodeLoginRefused, e.Code)
+			require.NotContains(t, err.Error(), "secret-")
+		}
+		session, err := server.Login(ctx, "suite-rotate", "secret-'after")
+		require.NoError(t, err)
+		session.Close()
+	})
+
+	t.Run("rotating what is gone is not_found", func(t *testing.T) {
+		err := driver.Rotate(ctx, account.RotateRequest{Username: "suite-never", Password: wire.NewSecret("pw")})
+		var e *account.Error
+		require.ErrorAs(t, err, &e)
+		require.Equal(t, wire.CodeNotFound, e.Code)
+		require.False(t, e.Ambiguous)
+	})
+
 	t.Run("a failed create leaves nothing and shows nothing", func(t *testing.T) {
 		err := driver.Create(ctx, account.CreateRequest{
 			Username: "suite-fail", Password: wire.NewSecret("planted-secret"), Expiration: until(),

@@ -1,0 +1,89 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/dialect"
+	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/internal/account"
+	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
+)
+
+// defaultRotation is how Vault's own engine changes a password.
+const defaultRotation = `ALTER ROLE "{{username}}" WITH PASSWORD '{{password}}'`
+
+// Rotate runs the rotation statements in one transaction, by default ALTER ROLE …
+// PASSWORD. The server gets a verifier, as in [Driver.Create].
+func (d *Driver) Rotate(ctx context.Context, req account.RotateRequest) error {
+	const op = "rotate"
+	statements := req.Statements
+	if len(statements) == 0 {
+		if len(req.PublicKey) > 0 {
+			return &account.Error{Op: op, Code: wire.CodeUnsupported, Reason: "PostgreSQL knows no public keys of logins; give rotation_statements that put {{public_key}} where it belongs"}
+		}
+		statements = []string{defaultRotation}
+	}
+	password := req.Password.Reveal()
+	if password != "" && d.config.PasswordAuthentication != Plain {
+		verifier, err := scramVerifier(password)
+		if err != nil {
+			return &account.Error{Op: op, Code: wire.CodeInternal, Reason: "the password's verifier could not be computed"}
+		}
+		password = verifier
+	}
+	text, err := renderScript(statements, map[string]dialect.Value{
+		"name":       {Text: req.Username, Kind: dialect.IdentifierValue},
+		"username":   {Text: req.Username, Kind: dialect.IdentifierValue},
+		"password":   {Text: password},
+		"public_key": {Text: string(req.PublicKey)},
+	})
+	if err != nil {
+		return renderError(op, err)
+	}
+	text.add("RESET ROLE")
+	return d.with(ctx, op, statementTimeout, func(ctx context.Context, conn *pgx.Conn) error {
+		// Statements of a role need not fail when the login is missing.
+		var exists bool
+		row := conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = $1)`, req.Username)
+		if err := row.Scan(&exists); err != nil {
+			failed := translate(op, err)
+			var e *account.Error
+			if errors.As(failed, &e) {
+				e.Ambiguous = false // nothing was changed yet
+			}
+			return failed
+		}
+		if !exists {
+			return &account.Error{Op: op, Code: wire.CodeNotFound, Reason: "the server has no such login"}
+		}
+		return exec(ctx, conn, text.b.String())
+	})
+}
+
+// Login opens a session as the user. A login that is let in but may not use the
+// database has shown its password too.
+func (d *Driver) Login(ctx context.Context, username string, password wire.Secret) error {
+	const op = "login"
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	config := d.pool.Config().ConnConfig
+	config.User, config.Password = username, password.Reveal()
+	conn, err := pgx.ConnectConfig(ctx, config)
+	if err != nil {
+		if sqlState(err) == stateInsufficientPrivilege {
+			return nil
+		}
+		failed := translate(op, err)
+		var e *account.Error
+		if errors.As(failed, &e) {
+			e.Ambiguous = false // a login changes nothing
+		}
+		return failed
+	}
+	if err := conn.Close(ctx); err != nil {
+		return nil //nolint:nilerr // the login worked
+	}
+	return nil
+}
