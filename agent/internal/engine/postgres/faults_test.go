@@ -67,6 +67,13 @@ func TestRun_Faults(t *testing.T) {
 			step := func(at bool) func(wire.Step) error {
 				return func(s wire.Step) error {
 					if s == c.step && at == c.end {
+						// Begun by whatever is checked first; the rows may still be coming.
+						testenv.Await(t, "the rows", 10*time.Second, func() error {
+							if n := p.target.Value(staging(), "SELECT count(*)::text FROM people"); n != "1001" {
+								return errors.New(n + " rows")
+							}
+							return nil
+						})
 						p.target.Exec(staging(), c.sql)
 					}
 					return nil
