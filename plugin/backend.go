@@ -124,14 +124,21 @@ func (b *backend) HandleRequest(ctx context.Context, req *logical.Request) (*log
 	if refusal := b.refusal.Load(); refusal != nil && req.Operation != logical.HelpOperation {
 		return b.answer(req, nil, refusal)
 	}
+	if unstorable(req) {
+		return b.answer(req, nil, invalidField("name", "has two dots in a row, which Vault stores nothing under"))
+	}
 	resp, err := b.Backend.HandleRequest(ctx, req)
 	return b.answer(req, resp, err)
 }
 
+// unstorable reports whether a request is for a name that Vault's storage refuses
+// with an error of its own, which would be a 500.
+func unstorable(req *logical.Request) bool { return strings.Contains(req.Path, "..") }
+
 // HandleExistenceCheck decides between create and update. What is wrong with the
 // request is left for HandleRequest to say, since an error here is a 500.
 func (b *backend) HandleExistenceCheck(ctx context.Context, req *logical.Request) (bool, bool, error) {
-	if b.refusal.Load() != nil {
+	if b.refusal.Load() != nil || unstorable(req) {
 		return false, false, nil //nolint:nilerr // HandleRequest refuses
 	}
 	found, exists, err := b.Backend.HandleExistenceCheck(ctx, req)

@@ -88,7 +88,7 @@ func (b *backend) pathConfigRead(ctx context.Context, req *logical.Request, data
 	if err != nil || c == nil {
 		return nil, err
 	}
-	response := &logical.Response{Data: map[string]any{
+	return &logical.Response{Data: map[string]any{
 		"plugin_name":                        c.PluginName,
 		"plugin_version":                     c.PluginVersion,
 		"running_plugin_version":             b.version,
@@ -102,9 +102,7 @@ func (b *backend) pathConfigRead(ctx context.Context, req *logical.Request, data
 		"rotation_window":                    0,
 		"rotation_period":                    0,
 		"disable_automated_rotation":         false,
-	}}
-	c.warnOfPassword(response)
-	return response, nil
+	}}, nil
 }
 
 // array makes an empty list out of none: Terraform's provider crashes on null.

@@ -122,6 +122,12 @@ func (b *backend) pathRoleWrite(ctx context.Context, req *logical.Request, data 
 		return nil, err
 	}
 	b.roles.put(name, r)
+	if r.MaxTTL > 0 && r.DefaultTTL > r.MaxTTL {
+		// Vault's engine takes it without a word, and so configurations have it.
+		response := &logical.Response{}
+		response.AddWarning("default_ttl is greater than max_ttl; logins live as long as max_ttl")
+		return response, nil
+	}
 	return nil, nil
 }
 
@@ -154,10 +160,7 @@ func mergeRole(before *role, name string, data *framework.FieldData) (*role, err
 			return nil, invalidField(name, "is negative")
 		}
 	}
-	if r.MaxTTL > 0 && r.DefaultTTL > r.MaxTTL {
-		return nil, invalidField("default_ttl", "is greater than max_ttl")
-	}
-	if value, ok := givenField[string](data, "credential_type"); ok && value != "" {
+	if value, ok := givenField[string](data, "credential_type"); ok {
 		r.CredentialType = value
 	}
 	if r.CredentialType != credentialPassword {

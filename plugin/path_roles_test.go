@@ -47,7 +47,7 @@ func TestRoles_RefusalsNameTheField(t *testing.T) {
 	m := newMount(t, &logical.InmemStorage{})
 	for field, data := range map[string]map[string]any{
 		"db_name":           {},
-		"default_ttl":       {"db_name": "prod", "default_ttl": "2h", "max_ttl": "1h"},
+		"default_ttl":       {"db_name": "prod", "default_ttl": "soon"},
 		"max_ttl":           {"db_name": "prod", "max_ttl": -5},
 		"credential_type":   {"db_name": "prod", "credential_type": "rsa_private_key"},
 		"credential_config": {"db_name": "prod", "credential_config": map[string]any{"password_polizy": "x"}},
@@ -57,4 +57,15 @@ func TestRoles_RefusalsNameTheField(t *testing.T) {
 		require.Equal(t, wire.CodeInvalid, refusal.Code)
 		require.Equal(t, field, refusal.Field)
 	}
+}
+
+// Vault's engine stores a default_ttl above max_ttl; we do too, and say what it
+// comes to.
+func TestRoles_DefaultAboveMaxIsAWarning(t *testing.T) {
+	t.Parallel()
+	m := newMount(t, &logical.InmemStorage{})
+	response := m.must(logical.CreateOperation, "roles/app", map[string]any{"db_name": "prod", "default_ttl": "2h", "max_ttl": "1h"})
+	require.Len(t, response.Warnings, 1)
+	response = m.must(logical.UpdateOperation, "roles/app", map[string]any{"max_ttl": "3h"})
+	require.Nil(t, response)
 }
