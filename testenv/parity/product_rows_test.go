@@ -1,0 +1,138 @@
+package parity_test
+
+func mysqlRows(d *databases) []row {
+	const dead = "{{username}}:{{password}}@tcp(127.0.0.1:1)/"
+	config := func(changes fields) fields {
+		return changed(fields{
+			"plugin_name": "mysql-database-plugin", "connection_url": d.mariadb.ConnectionURL("mysql"),
+			"username": "root_" + engineMark, "password": rootPassword, "allowed_roles": "*",
+		}, changes)
+	}
+	role := func(changes fields) fields {
+		return changed(fields{
+			"db_name": "my", "default_ttl": "10m",
+			"creation_statements": "CREATE USER '{{name}}'@'%' IDENTIFIED BY '{{password}}'; GRANT SELECT ON *.* TO '{{name}}'@'%';",
+		}, changes)
+	}
+	return []row{
+		put("mysql: no connection_url", "config/my", config(fields{"connection_url": nil})),
+		put("mysql: connection_url no DSN", "config/my", config(fields{"connection_url": "::::"})),
+		put("mysql: wrong password", "config/my", config(fields{"password": "wrong"})),
+		put("mysql: no server there", "config/my", config(fields{"connection_url": dead})),
+		put("mysql: a good connection", "config/my", config(nil)),
+		get("mysql: read it", "config/my", "data.plugin_name", "data.allowed_roles", "data.connection_details.connection_url"),
+		put("mysql: numbers", "config/my", fields{"max_open_connections": 4, "max_idle_connections": 2, "max_connection_lifetime": "60s"}),
+		get("mysql: numbers as written", "config/my"),
+		put("mysql: max_open_connections no number", "config/my", fields{"max_open_connections": "many"}),
+		put("mysql: tls_ca no certificate", "config/my", fields{"tls_ca": "none"}),
+		put("mysql: tls_certificate_key no certificate", "config/my", fields{"tls_certificate_key": "none"}),
+		put("mysql: a role", "roles/my", role(nil)),
+		lend("mysql: creds", "creds/my", "my", "lease_duration"),
+		renew("mysql: renew", "my", 60, "lease_duration"),
+		revoke("mysql: revoke", "my"),
+		put("mysql: own revocation", "roles/my", fields{"revocation_statements": "DROP USER '{{name}}'@'%';"}),
+		lend("mysql: creds with own revocation", "creds/my", "my2"),
+		revoke("mysql: revoke by own statement", "my2"),
+		put("mysql: broken statements", "roles/mybroken", role(fields{"creation_statements": "CREATE NONSENSE '{{name}}';"})),
+		get("mysql: creds by broken statements", "creds/mybroken"),
+		put("mysql: no statements", "roles/mynothing", role(fields{"creation_statements": nil})),
+		get("mysql: creds by no statements", "creds/mynothing"),
+		put("mysql: username_template", "config/my", fields{"username_template": `m_{{random 16}}`}),
+		get("mysql: creds by username_template", "creds/my"),
+		put("mysql: username_template broken", "config/my", fields{"username_template": `{{`}),
+		put("mysql: the legacy name", "config/mylegacy", config(fields{"plugin_name": "mysql-legacy-database-plugin"})),
+		put("mysql: the rds name", "config/myrds", config(fields{"plugin_name": "mysql-rds-database-plugin"})),
+		put("mysql: the aurora name", "config/myaurora", config(fields{"plugin_name": "mysql-aurora-database-plugin"})),
+		get("mysql: read the legacy name", "config/mylegacy", "data.plugin_name"),
+		del("mysql: the legacy name goes", "config/mylegacy"),
+		del("mysql: the rds name goes", "config/myrds"),
+		del("mysql: the aurora name goes", "config/myaurora"),
+		put("mysql: static role", "static-roles/my", fields{"db_name": "my", "username": "static_" + engineMark, "rotation_period": "24h"}),
+		get("mysql: static creds", "static-creds/my", "data.rotation_period"),
+		put("mysql: rotate role", "rotate-role/my", fields{}),
+		del("mysql: static role goes", "static-roles/my"),
+		put("mysql: rotate root", "rotate-root/my", fields{}),
+		get("mysql: creds after it", "creds/my"),
+		put("mysql: reset", "reset/my", fields{}),
+		put("mysql: reload", "reload/mysql-database-plugin", fields{}),
+		del("mysql: the connection goes", "config/my"),
+	}
+}
+
+func redisRows(d *databases) []row {
+	config := func(changes fields) fields {
+		return changed(fields{
+			"plugin_name": "redis-database-plugin", "host": d.redis.Host, "port": d.redis.Port,
+			"username": "root_" + engineMark, "password": rootPassword, "allowed_roles": "*",
+		}, changes)
+	}
+	role := func(changes fields) fields {
+		return changed(fields{"db_name": "re", "default_ttl": "10m", "creation_statements": `["~*", "+@read"]`}, changes)
+	}
+	return []row{
+		put("redis: no host", "config/re", config(fields{"host": nil})),
+		put("redis: no port", "config/re", config(fields{"port": nil})),
+		put("redis: no username", "config/re", config(fields{"username": nil})),
+		put("redis: no password", "config/re", config(fields{"password": nil})),
+		put("redis: port no number", "config/re", config(fields{"port": "many"})),
+		put("redis: port out of range", "config/re", config(fields{"port": 70000})),
+		put("redis: wrong password", "config/re", config(fields{"password": "wrong"})),
+		put("redis: no server there", "config/re", config(fields{"port": 1})),
+		put("redis: tls without an authority", "config/retls", config(fields{"tls": true, "verify_connection": false})),
+		put("redis: tls with no certificate", "config/retls", config(fields{"tls": true, "ca_cert": "none"})),
+		put("redis: tls no flag", "config/retls", config(fields{"tls": "perhaps"})),
+		put("redis: a good connection", "config/re", config(nil)),
+		get("redis: read it", "config/re", "data.plugin_name", "data.connection_details.host", "data.connection_details.port"),
+		put("redis: flags", "config/re", fields{"tls": false, "insecure_tls": false}),
+		get("redis: flags as written", "config/re"),
+		put("redis: a role", "roles/re", role(nil)),
+		lend("redis: creds", "creds/re", "re", "lease_duration"),
+		renew("redis: renew", "re", 60, "lease_duration"),
+		revoke("redis: revoke", "re"),
+		put("redis: a role without statements", "roles/redefault", role(fields{"creation_statements": nil})),
+		get("redis: creds without statements", "creds/redefault"),
+		put("redis: broken statements", "roles/rebroken", role(fields{"creation_statements": `["+@nonsense"]`})),
+		get("redis: creds by broken statements", "creds/rebroken"),
+		put("redis: statements no list", "roles/renolist", role(fields{"creation_statements": "~* +@read"})),
+		get("redis: creds by statements that are no list", "creds/renolist"),
+		put("redis: static role", "static-roles/re", fields{"db_name": "re", "username": "static_" + engineMark, "rotation_period": "24h"}),
+		get("redis: static creds", "static-creds/re", "data.rotation_period"),
+		put("redis: rotate role", "rotate-role/re", fields{}),
+		del("redis: static role goes", "static-roles/re"),
+		put("redis: rotate root", "rotate-root/re", fields{}),
+		get("redis: creds after it", "creds/re"),
+		put("redis: reset", "reset/re", fields{}),
+		put("redis: reload", "reload/redis-database-plugin", fields{}),
+		del("redis: the connection goes", "config/re"),
+	}
+}
+
+// keyRows are about credentials that are no password. PostgreSQL takes neither
+// kind; what the engine itself answers can be asked all the same.
+func keyRows() []row {
+	data := []string{"data.credential_type", "data.credential_config"}
+	key := func(config fields) fields {
+		return roleFields(fields{"credential_type": "rsa_private_key", "credential_config": config})
+	}
+	certificate := func(config fields) fields {
+		return roleFields(fields{"credential_type": "client_certificate", "credential_config": config})
+	}
+	return []row{
+		put("keys: a role", "roles/rsa", roleFields(fields{"credential_type": "rsa_private_key"})),
+		get("keys: read it", "roles/rsa", data...),
+		put("keys: key_bits", "roles/rsa", key(fields{"key_bits": "3072"})),
+		get("keys: key_bits are kept", "roles/rsa", data...),
+		put("keys: key_bits not offered", "roles/rsa", key(fields{"key_bits": "1024"})),
+		put("keys: key_bits no number", "roles/rsa", key(fields{"key_bits": "many"})),
+		put("keys: format", "roles/rsa", key(fields{"format": "pkcs8"})),
+		put("keys: format unknown", "roles/rsa", key(fields{"format": "guess"})),
+		put("keys: config of another type", "roles/rsa", key(fields{"password_policy": "long"})),
+		get("keys: creds where the database takes none", "creds/rsa"),
+		put("certificates: no authority", "roles/cert", certificate(fields{"common_name_template": "{{.RoleName}}"})),
+		put("certificates: authority no certificate", "roles/cert", certificate(fields{"ca_cert": "none", "ca_private_key": "none", "key_type": "rsa"})),
+		put("certificates: key_type unknown", "roles/cert", certificate(fields{"key_type": "guess"})),
+		put("certificates: nothing given", "roles/cert", certificate(fields{})),
+		del("keys: the role goes", "roles/rsa"),
+		del("certificates: the role goes", "roles/cert"),
+	}
+}
