@@ -22,14 +22,9 @@ func (d *demo) refusals(s *stage) {
 			[]string{"clone", "-source=prod", "-target=staging"},
 		},
 		{
-			"alice", s.alice.token, "the other direction: staging has no role that reads, production none that writes", 2,
-			[]string{"purpose read", "purposes"},
+			"alice", s.alice.token, "the other direction: her policy names production as a source only", 10,
+			[]string{"denied", "default_deny"},
 			[]string{"clone", "-source=staging", "-target=prod"},
-		},
-		{
-			"alice", s.alice.token, "a database onto itself", 10,
-			[]string{"same_database"},
-			[]string{"clone", "-source=staging", "-target=staging"},
 		},
 		{
 			"alice", s.alice.token, "everybody's operations, which are for operators and auditors", 10,
