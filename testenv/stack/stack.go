@@ -14,6 +14,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/docker/docker/api/types/container"
+	"github.com/docker/docker/api/types/filters"
 	"github.com/hashicorp/vault/api"
 
 	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
@@ -71,6 +73,7 @@ type Stack struct {
 func New(t testenv.TB, opts Options) *Stack {
 	t.Helper()
 	s := &Stack{T: t, opts: opts, Dir: shortDir(t, ""), runDir: shortDir(t, "/dev/shm")}
+	t.Cleanup(s.removeSandboxes)
 	s.Vault = testenv.Vault(t, opts.Vault)
 	s.mount = wire.Mount(s.Vault.Mount)
 	if s.Source = opts.SourceServer; s.Source == nil {
@@ -93,6 +96,29 @@ func New(t testenv.TB, opts Options) *Stack {
 		s.StartAgent()
 	}
 	return s
+}
+
+// removeSandboxes removes what an agent left that had no Vault any more to finish
+// with: containers whose sockets lie below this stack's run directory.
+func (s *Stack) removeSandboxes() {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	docker := testenv.Docker(s.T)
+	found, err := docker.ContainerList(ctx, container.ListOptions{
+		All: true, Filters: filters.NewArgs(filters.Arg("label", "io.dbops.operation")),
+	})
+	if err != nil {
+		s.T.Logf("list sandboxes: %v", err)
+	}
+	for _, c := range found {
+		for _, mount := range c.Mounts {
+			if strings.HasPrefix(mount.Source, s.runDir+"/") {
+				if err := docker.ContainerRemove(ctx, c.ID, container.RemoveOptions{Force: true}); err != nil {
+					s.T.Logf("remove sandbox %s: %v", c.ID, err)
+				}
+			}
+		}
+	}
 }
 
 // shortDir is a directory whose path leaves room for the names of sockets, which
