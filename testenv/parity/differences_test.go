@@ -26,6 +26,11 @@ func allowed() []permit {
 				"creds: by broken statements", "creds: by no statements", "creds: by a missing password policy",
 				"creds: the second of one name", "creds: not an allowed role", "creds: no allowed roles",
 				"creds: not allowed by a glob", "creds: without a connection", "config: name with two dots",
+				"reset: a missing one", "rotate-root: a missing connection", "rotate-root: without a username",
+				"static-roles: db_name that is missing", "static-roles: a user who is missing", "static-creds: not an allowed role",
+				"rotate-role: not an allowed role", "static-roles: write when not an allowed role",
+				"mysql: creds by broken statements", "mysql: creds by no statements",
+				"redis: creds by broken statements", "redis: creds by statements that are no list",
 			},
 		},
 		{
@@ -36,12 +41,27 @@ func allowed() []permit {
 		{
 			where: "status", theirs: "2xx", ours: "4xx",
 			why:  "a key that is nearly a known one, or that would do nothing, is a slip; a mistyped secret would be stored in clear",
-			rows: []string{"config: a field that is nearly known", "roles: credential_config unknown key"},
+			rows: []string{"config: a field that is nearly known", "roles: credential_config unknown key", "static-roles: credential_config unknown", "keys: config of another type"},
 		},
 		{
 			where: "status", theirs: absent, ours: "4xx",
 			why:  "the built-in engine panics on a certificate that is none, and closes the connection",
 			rows: []string{"config: tls_certificate no certificate"},
+		},
+		{
+			where: "status", theirs: "4xx", ours: "2xx",
+			why:  "what an update does not name stays; the built-in engine takes a missing username for a change of it",
+			rows: []string{"static-roles: update without username"},
+		},
+		{
+			where: "status", theirs: "4xx", ours: "2xx",
+			why:  "TLS without an authority of its own uses the system's",
+			rows: []string{"redis: tls without an authority"},
+		},
+		{
+			where: "data.rotation_period", theirs: absent, ours: "number",
+			why:  "Vault Agent reads again in time only if there are both rotation_period and ttl",
+			rows: []string{"static-creds: by a schedule"},
 		},
 		{
 			where: "status", theirs: "4xx", ours: "2xx",
@@ -51,7 +71,7 @@ func allowed() []permit {
 		{
 			where: "data.running_plugin_version", theirs: absent, ours: "string",
 			why:  "the built-in plugins have no version to name; external ones do, as here",
-			rows: []string{"config: *"},
+			rows: []string{"config: *", "rotate-root: config after it", "rotate-root: read the period"},
 		},
 		{
 			where: "data.connection_details.max_open_connections", theirs: "string", ours: "number",

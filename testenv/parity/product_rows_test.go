@@ -1,5 +1,16 @@
 package parity_test
 
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"math/big"
+	"time"
+)
+
 func mysqlRows(d *databases) []row {
 	const dead = "{{username}}:{{password}}@tcp(127.0.0.1:1)/"
 	config := func(changes fields) fields {
@@ -47,15 +58,6 @@ func mysqlRows(d *databases) []row {
 		del("mysql: the legacy name goes", "config/mylegacy"),
 		del("mysql: the rds name goes", "config/myrds"),
 		del("mysql: the aurora name goes", "config/myaurora"),
-		put("mysql: static role", "static-roles/my", fields{"db_name": "my", "username": "static_" + engineMark, "rotation_period": "24h"}),
-		get("mysql: static creds", "static-creds/my", "data.rotation_period"),
-		put("mysql: rotate role", "rotate-role/my", fields{}),
-		del("mysql: static role goes", "static-roles/my"),
-		put("mysql: rotate root", "rotate-root/my", fields{}),
-		get("mysql: creds after it", "creds/my"),
-		put("mysql: reset", "reset/my", fields{}),
-		put("mysql: reload", "reload/mysql-database-plugin", fields{}),
-		del("mysql: the connection goes", "config/my"),
 	}
 }
 
@@ -95,10 +97,31 @@ func redisRows(d *databases) []row {
 		get("redis: creds by broken statements", "creds/rebroken"),
 		put("redis: statements no list", "roles/renolist", role(fields{"creation_statements": "~* +@read"})),
 		get("redis: creds by statements that are no list", "creds/renolist"),
-		put("redis: static role", "static-roles/re", fields{"db_name": "re", "username": "static_" + engineMark, "rotation_period": "24h"}),
-		get("redis: static creds", "static-creds/re", "data.rotation_period"),
-		put("redis: rotate role", "rotate-role/re", fields{}),
-		del("redis: static role goes", "static-roles/re"),
+	}
+}
+
+// What follows needs the connections the rows above made.
+
+func mysqlRotationRows() []row {
+	return []row{
+		put("mysql: static role", "static-roles/mystatic", fields{"db_name": "my", "username": "static_" + engineMark, "rotation_period": "24h"}),
+		get("mysql: static creds", "static-creds/mystatic", "data.rotation_period"),
+		put("mysql: rotate role", "rotate-role/mystatic", fields{}),
+		del("mysql: static role goes", "static-roles/mystatic"),
+		put("mysql: rotate root", "rotate-root/my", fields{}),
+		get("mysql: creds after it", "creds/my"),
+		put("mysql: reset", "reset/my", fields{}),
+		put("mysql: reload", "reload/mysql-database-plugin", fields{}),
+		del("mysql: the connection goes", "config/my"),
+	}
+}
+
+func redisRotationRows() []row {
+	return []row{
+		put("redis: static role", "static-roles/restatic", fields{"db_name": "re", "username": "static_" + engineMark, "rotation_period": "24h"}),
+		get("redis: static creds", "static-creds/restatic", "data.rotation_period"),
+		put("redis: rotate role", "rotate-role/restatic", fields{}),
+		del("redis: static role goes", "static-roles/restatic"),
 		put("redis: rotate root", "rotate-root/re", fields{}),
 		get("redis: creds after it", "creds/re"),
 		put("redis: reset", "reset/re", fields{}),
@@ -114,9 +137,6 @@ func keyRows() []row {
 	key := func(config fields) fields {
 		return roleFields(fields{"credential_type": "rsa_private_key", "credential_config": config})
 	}
-	certificate := func(config fields) fields {
-		return roleFields(fields{"credential_type": "client_certificate", "credential_config": config})
-	}
 	return []row{
 		put("keys: a role", "roles/rsa", roleFields(fields{"credential_type": "rsa_private_key"})),
 		get("keys: read it", "roles/rsa", data...),
@@ -128,11 +148,47 @@ func keyRows() []row {
 		put("keys: format unknown", "roles/rsa", key(fields{"format": "guess"})),
 		put("keys: config of another type", "roles/rsa", key(fields{"password_policy": "long"})),
 		get("keys: creds where the database takes none", "creds/rsa"),
+		del("keys: the role goes", "roles/rsa"),
+	}
+}
+
+// certificateConfig is a good credential_config of a client_certificate.
+func certificateConfig() fields {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		panic(err) // crypto/rand does not fail on Linux
+	}
+	authority := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "parity"}, IsCA: true, BasicConstraintsValid: true,
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour), KeyUsage: x509.KeyUsageCertSign,
+	}
+	certificate, err := x509.CreateCertificate(rand.Reader, authority, authority, &key.PublicKey, key)
+	if err != nil {
+		panic(err)
+	}
+	encoded, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		panic(err)
+	}
+	return fields{
+		"common_name_template": "{{.RoleName}}", "key_type": "ec", "key_bits": "256",
+		"ca_cert":        string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate})),
+		"ca_private_key": string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: encoded})),
+	}
+}
+
+func certificateRows(authority fields) []row {
+	certificate := func(config fields) fields {
+		return roleFields(fields{"credential_type": "client_certificate", "credential_config": config})
+	}
+	return []row{
 		put("certificates: no authority", "roles/cert", certificate(fields{"common_name_template": "{{.RoleName}}"})),
 		put("certificates: authority no certificate", "roles/cert", certificate(fields{"ca_cert": "none", "ca_private_key": "none", "key_type": "rsa"})),
 		put("certificates: key_type unknown", "roles/cert", certificate(fields{"key_type": "guess"})),
 		put("certificates: nothing given", "roles/cert", certificate(fields{})),
-		del("keys: the role goes", "roles/rsa"),
+		put("certificates: a role", "roles/cert", certificate(authority)),
+		get("certificates: read it", "roles/cert", "data.credential_type", "data.credential_config.key_type"),
+		get("certificates: creds where the database takes none", "creds/cert"),
 		del("certificates: the role goes", "roles/cert"),
 	}
 }

@@ -126,6 +126,9 @@ func (e *engine) ask(t *testing.T, r row) answer {
 	request, err := http.NewRequestWithContext(t.Context(), r.method, e.vault.Address+"/v1"+e.fill(path), body)
 	require.NoError(t, err, r.name)
 	request.Header.Set("X-Vault-Token", e.vault.RootToken)
+	if r.method == http.MethodPatch {
+		request.Header.Set("Content-Type", "application/merge-patch+json")
+	}
 	response, err := http.DefaultClient.Do(request)
 	if err != nil {
 		return answer{text: err.Error()} // the server closed the connection without a word
