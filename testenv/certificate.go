@@ -19,7 +19,7 @@ type Certificate struct {
 }
 
 // NewCertificate makes an authority and a server certificate, valid for a day,
-// for the given DNS names and IP addresses.
+// for the given DNS names and IP addresses. A client can show it as its own, too.
 func NewCertificate(names ...string) (Certificate, error) {
 	caKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -50,7 +50,7 @@ func NewCertificate(names ...string) (Certificate, error) {
 		NotBefore:    ca.NotBefore,
 		NotAfter:     ca.NotAfter,
 		KeyUsage:     x509.KeyUsageDigitalSignature,
-		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	}
 	for _, name := range names {
 		if ip := net.ParseIP(name); ip != nil {

@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"context"
 	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	_ "embed"
 	"errors"
 	"fmt"
@@ -20,7 +22,25 @@ var redisScript string
 type RedisOptions struct {
 	// Conf is further lines for redis.conf, such as "maxclients 20".
 	Conf []string
+	// Users is where the server keeps its users over a restart.
+	Users RedisUsers
+	// TLS takes connections with TLS only. The certificate is for localhost and
+	// the server's address.
+	TLS bool
+	// ClientCertificates refuses connections without a certificate of the same
+	// authority. It needs TLS.
+	ClientCertificates bool
 }
+
+// RedisUsers is where a server keeps its users.
+type RedisUsers int
+
+// The places. By default the server cannot write its configuration file.
+const (
+	RedisUsersInMemory RedisUsers = iota
+	RedisUsersInACLFile
+	RedisUsersInConf
+)
 
 // RedisServer is a running Redis server.
 type RedisServer struct {
@@ -28,6 +48,8 @@ type RedisServer struct {
 
 	// User and Password are those of the user who may do everything.
 	User, Password string
+	// Certificate is the server's, with its authority; empty without TLS.
+	Certificate Certificate
 }
 
 // Redis starts a Redis server in a container, on loopback, and waits until it
@@ -35,20 +57,50 @@ type RedisServer struct {
 func Redis(t TB, opts RedisOptions) *RedisServer {
 	t.Helper()
 	r := &RedisServer{User: "default", Password: rand.Text()}
+	if opts.TLS {
+		var err error
+		if r.Certificate, err = NewCertificate("localhost", "127.0.0.1"); err != nil {
+			t.Fatalf("start redis: %v", err)
+		}
+	}
 	r.server = startServer(t, serverSpec{
 		part:   PartRedis,
 		script: redisScript,
-		files: func(port int) map[string][]byte {
-			conf := []string{
-				"bind 127.0.0.1", "port " + strconv.Itoa(port), "requirepass " + r.Password,
-				"dir /var/lib/dbops/data", "appendonly yes", "daemonize no", `logfile ""`,
-			}
-			return map[string][]byte{"redis.conf": []byte(strings.Join(append(conf, opts.Conf...), "\n") + "\n")}
-		},
-		data:  "/var/lib/dbops",
-		ready: r.ready,
+		files:  func(port int) map[string][]byte { return r.files(opts, port) },
+		data:   "/var/lib/dbops",
+		ready:  r.ready,
 	})
 	return r
+}
+
+// files are what the server starts from; see redis.sh.
+func (r *RedisServer) files(opts RedisOptions, port int) map[string][]byte {
+	conf := []string{
+		"bind 127.0.0.1", "requirepass " + r.Password,
+		"dir /var/lib/dbops/data", "appendonly yes", "daemonize no", `logfile ""`,
+	}
+	files := make(map[string][]byte)
+	if opts.TLS {
+		clients := "no"
+		if opts.ClientCertificates {
+			clients = "yes"
+		}
+		conf = append(conf, "port 0", "tls-port "+strconv.Itoa(port), "tls-auth-clients "+clients,
+			"tls-ca-cert-file /dbops/ca.pem", "tls-cert-file /dbops/cert.pem", "tls-key-file /dbops/key.pem")
+		files["ca.pem"], files["cert.pem"], files["key.pem"] = r.Certificate.CA, r.Certificate.Cert, r.Certificate.Key
+	} else {
+		conf = append(conf, "port "+strconv.Itoa(port))
+	}
+	switch opts.Users {
+	case RedisUsersInACLFile:
+		conf = append(conf, "aclfile /var/lib/dbops/data/users.acl")
+		files["users.acl"] = []byte("user default on >" + r.Password + " ~* &* +@all\n")
+	case RedisUsersInConf:
+		files["writable"] = nil
+	case RedisUsersInMemory:
+	}
+	files["redis.conf"] = []byte(strings.Join(append(conf, opts.Conf...), "\n") + "\n")
+	return files
 }
 
 func (r *RedisServer) ready(ctx context.Context, s *server) error {
@@ -64,7 +116,7 @@ func (r *RedisServer) ready(ctx context.Context, s *server) error {
 // value: a status, a number or a string. Enough for tests to set up and look, and
 // it spares a client library.
 func (r *RedisServer) command(ctx context.Context, args ...string) (string, error) {
-	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", r.Address())
+	conn, err := r.dial(ctx)
 	if err != nil {
 		return "", err
 	}
@@ -90,6 +142,19 @@ func (r *RedisServer) command(ctx context.Context, args ...string) (string, erro
 		}
 	}
 	return answer, nil
+}
+
+func (r *RedisServer) dial(ctx context.Context) (net.Conn, error) {
+	if r.Certificate.CA == nil {
+		return (&net.Dialer{}).DialContext(ctx, "tcp", r.Address())
+	}
+	pair, err := tls.X509KeyPair(r.Certificate.Cert, r.Certificate.Key)
+	if err != nil {
+		return nil, err
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(r.Certificate.CA)
+	return (&tls.Dialer{Config: &tls.Config{RootCAs: roots, Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}}).DialContext(ctx, "tcp", r.Address())
 }
 
 // readRedis reads an answer of one value; null is "".

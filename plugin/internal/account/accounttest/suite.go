@@ -30,6 +30,9 @@ type Server struct {
 	Create []string
 	// Fail is a statement the server refuses.
 	Fail string
+	// Refuses names of logins that the product cannot hold, and that Create must
+	// therefore refuse; nil when it holds any.
+	Refuses func(name string) bool
 	// Login opens a session as a user would.
 	Login func(ctx context.Context, username, password string) (Session, error)
 	// Exists asks the server with an administrator's session.
@@ -146,6 +149,17 @@ func Run(t *testing.T, open func(t *testing.T) Server) {
 
 	t.Run("a name is kept byte for byte", func(t *testing.T) {
 		for _, name := range []string{`suite "x"`, `suite 'x'`, `suite\x`, `suite;--`, `suite $$`, `Suite-ä`} {
+			if server.Refuses != nil && server.Refuses(name) {
+				err := driver.Create(ctx, account.CreateRequest{
+					Username: name, Password: wire.NewSecret("pw"), Expiration: until(), Statements: server.Create,
+				})
+				var e *account.Error
+				require.ErrorAs(t, err, &e, name)
+				require.Equal(t, wire.CodeInvalid, e.Code, name)
+				require.False(t, e.Ambiguous, name)
+				require.NoError(t, driver.End(ctx, account.EndRequest{Username: name}), "what cannot be there is gone")
+				continue
+			}
 			create(t, name, "pw")
 			require.True(t, server.Exists(t, name), name)
 			require.NoError(t, driver.Renew(ctx, account.RenewRequest{Username: name, Expiration: until()}))
