@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+
+	"github.com/stretchr/testify/require"
 )
 
 // permit allows one difference in the rows named.
@@ -106,9 +108,16 @@ func allowed() []permit {
 	}
 }
 
+// reporter is what a judge needs of a test.
+type reporter interface {
+	Helper()
+	Errorf(format string, args ...any)
+	Logf(format string, args ...any)
+}
+
 // judge compares answers and keeps count of what was allowed.
 type judge struct {
-	t       *testing.T
+	t       reporter
 	permits []permit
 	// used says which names of which permit were needed.
 	used map[string]bool
@@ -117,8 +126,8 @@ type judge struct {
 	skipped map[string]bool
 }
 
-func newJudge(t *testing.T) *judge {
-	return &judge{t: t, permits: allowed(), used: map[string]bool{}, names: map[string]bool{}, skipped: map[string]bool{}}
+func newJudge(t reporter, permits []permit) *judge {
+	return &judge{t: t, permits: permits, used: map[string]bool{}, names: map[string]bool{}, skipped: map[string]bool{}}
 }
 
 // leaveOut notes the rows of a group our engine does not answer yet.
@@ -198,5 +207,58 @@ func (j *judge) finish() {
 				j.t.Errorf("%q is allowed to differ, but there is no such row", name)
 			}
 		}
+	}
+}
+
+// complaints are what a judge found.
+type complaints []string
+
+func (c *complaints) Helper()             {}
+func (c *complaints) Logf(string, ...any) {}
+func (c *complaints) Errorf(format string, args ...any) {
+	*c = append(*c, fmt.Sprintf(format, args...))
+}
+
+// A difference that is not on the list fails, and so does an entry of the list
+// that nothing needs, names no row or gives no reason, a 5xx of ours without a
+// database that is down, and a feature that was there.
+func TestJudge(t *testing.T) {
+	t.Parallel()
+	refused, failed, fine := answer{status: 400}, answer{status: 500}, answer{status: 204}
+	kinder := permit{where: "status", theirs: "5xx", ours: "4xx", why: "kinder", rows: []string{"a"}}
+	for name, c := range map[string]struct {
+		permits      []permit
+		theirs, ours answer
+		down         bool
+		skipped      group
+		want         int
+	}{
+		"the same":                  {theirs: fine, ours: fine},
+		"different":                 {theirs: failed, ours: refused, want: 1},
+		"different as allowed":      {permits: []permit{kinder}, theirs: failed, ours: refused},
+		"different in another way":  {permits: []permit{kinder}, theirs: fine, ours: refused, want: 2},
+		"allowed but not needed":    {permits: []permit{kinder}, theirs: fine, ours: fine, want: 1},
+		"allowed for all beginning": {permits: []permit{{where: "status", theirs: "5xx", ours: "4xx", why: "w", rows: []string{"*"}}}, theirs: failed, ours: refused},
+		"allowed for no row": {
+			permits: []permit{{where: "status", theirs: "5xx", ours: "4xx", why: "w", rows: []string{"b"}}}, theirs: fine, ours: fine, want: 1,
+		},
+		"allowed for a row left out": {
+			permits: []permit{{where: "status", theirs: "5xx", ours: "4xx", why: "w", rows: []string{"b"}}}, theirs: fine, ours: fine,
+			skipped: group{rows: []row{{name: "b"}}},
+		},
+		"a feature was lost": {theirs: fine, ours: fine, skipped: group{minimum: 1}, want: 1},
+		"without a reason": {
+			permits: []permit{{where: "status", theirs: "5xx", ours: "4xx", rows: []string{"a"}}}, theirs: failed, ours: refused, want: 1,
+		},
+		"ours fails":                 {theirs: failed, ours: failed, want: 1},
+		"ours fails, database down":  {theirs: failed, ours: failed, down: true},
+		"the connection was dropped": {theirs: answer{}, ours: refused, want: 1},
+	} {
+		var found complaints
+		j := newJudge(&found, c.permits)
+		j.leaveOut(c.skipped)
+		j.compare(row{name: "a", down: c.down}, c.theirs, c.ours)
+		j.finish()
+		require.Len(t, found, c.want, "%s: %v", name, found)
 	}
 }
