@@ -40,6 +40,8 @@ type accountState struct {
 	// ends makes a lease's revocation, the sweep and an operation that end one
 	// account at the same time wait for one attempt.
 	ends singleflight.Group
+	// loads makes requests that need all records wait for one reading of them.
+	loads singleflight.Group
 
 	ttlMu    sync.Mutex
 	ttl      mountTTL
@@ -113,6 +115,9 @@ func (b *backend) issueAccount(ctx context.Context, s logical.Storage, r account
 		ID: newRecordID(r.OperationID), Connection: c.Name, ConnectionID: c.ID, Role: role.Name, Username: issued.Username,
 		Purpose: r.Purpose, Side: r.Side, OperationID: r.OperationID, EntityID: r.EntityID,
 		CreatedAt: now, ExpiresAt: now.Add(issued.TTL), Revocation: role.RevocationStatements,
+	}
+	if err := b.admitAccount(ctx, s, c, role, record); err != nil {
+		return issuedAccount{}, err
 	}
 	if err := b.keepRecord(ctx, s, record); err != nil {
 		return issuedAccount{}, err
@@ -209,7 +214,7 @@ func (b *backend) mountLimits() mountTTL {
 
 // keepRecord stores a record and notes when it is due.
 func (b *backend) keepRecord(ctx context.Context, s logical.Storage, record *accountRecord) error {
-	b.accounts.index.put(record, record.ExpiresAt.Add(endGrace), 0)
+	b.accounts.index.put(record, endOf(record), 0)
 	if err := putStored(ctx, s, prefixAccount+record.ID, record); err != nil {
 		// It may have been stored all the same; then the sweep finds it later.
 		return err

@@ -71,6 +71,8 @@ type accountIndex struct {
 	mu      sync.Mutex
 	loaded  bool
 	entries map[string]*accountEntry
+	counts  capCounts
+	now     func() time.Time
 }
 
 type accountEntry struct {
@@ -79,27 +81,46 @@ type accountEntry struct {
 	username     string
 	due          time.Time
 	attempts     int
+	scopes       []capScope // in which it counts
 }
 
-func newAccountIndex() *accountIndex { return &accountIndex{entries: make(map[string]*accountEntry)} }
+func newAccountIndex(now func() time.Time) *accountIndex {
+	return &accountIndex{entries: make(map[string]*accountEntry), counts: make(capCounts), now: now}
+}
 
 // put notes a record and when it is due.
 func (x *accountIndex) put(r *accountRecord, due time.Time, attempts int) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.entries[r.ID] = &accountEntry{
-		connection: r.Connection, connectionID: r.ConnectionID, username: r.Username, due: due, attempts: attempts,
+	x.set(r, due, attempts, x.now())
+}
+
+// set is put for a caller that holds the lock.
+func (x *accountIndex) set(r *accountRecord, due time.Time, attempts int, now time.Time) {
+	entry := x.entries[r.ID]
+	if entry == nil {
+		entry = &accountEntry{scopes: capScopes(r)}
+		x.entries[r.ID] = entry
+		x.counts.add(r, now)
 	}
+	entry.connection, entry.connectionID, entry.username = r.Connection, r.ConnectionID, r.Username
+	entry.due, entry.attempts = due, attempts
 }
 
 // add is put for a record read from storage; what is known already is newer.
 func (x *accountIndex) add(r *accountRecord, due time.Time, attempts int) {
 	x.mu.Lock()
-	_, known := x.entries[r.ID]
-	x.mu.Unlock()
-	if !known {
-		x.put(r, due, attempts)
+	defer x.mu.Unlock()
+	if _, known := x.entries[r.ID]; !known {
+		x.set(r, due, attempts, x.now())
 	}
+}
+
+// complete reports whether every record is known.
+func (x *accountIndex) complete() bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.loaded
 }
 
 func (x *accountIndex) has(id string) bool {
@@ -111,7 +132,10 @@ func (x *accountIndex) has(id string) bool {
 func (x *accountIndex) remove(id string) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	delete(x.entries, id)
+	if entry := x.entries[id]; entry != nil {
+		x.counts.remove(entry.scopes)
+		delete(x.entries, id)
+	}
 }
 
 // attempts is how often ending the account has failed.
@@ -128,6 +152,7 @@ func (x *accountIndex) attempts(id string) int {
 func (x *accountIndex) dueByServer(now time.Time) map[string][]string {
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	x.counts.forget(now)
 	due := make(map[string][]string)
 	for id, entry := range x.entries {
 		if !now.Before(entry.due) {

@@ -69,7 +69,7 @@ func (w *sweeper) sweep(ctx context.Context) {
 // ended first.
 func (w *sweeper) load(ctx context.Context) bool {
 	for {
-		err := w.b.accounts.index.load(ctx, w.storage, func(r *accountRecord) time.Time { return r.ExpiresAt.Add(endGrace) })
+		err := w.b.accounts.index.load(ctx, w.storage, endOf)
 		if err == nil {
 			return true
 		}

@@ -82,7 +82,7 @@ func newBackend(version string, now func() time.Time) *backend {
 		now:         now,
 		configLocks: newNameLocks(),
 		roleLocks:   newNameLocks(),
-		accounts:    accountState{index: newAccountIndex()},
+		accounts:    accountState{index: newAccountIndex(now)},
 		work:        newWork(),
 		wake:        make(chan struct{}, 1),
 	}

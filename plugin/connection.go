@@ -28,7 +28,8 @@ type storedConnection struct {
 	RootRotationStatements []string          `json:"root_rotation_statements"`
 	PasswordPolicy         string            `json:"password_policy"`
 	VerifyConnection       bool              `json:"verify_connection"`
-	RetiredAt              time.Time         `json:"retired_at,omitzero"`
+	caps
+	RetiredAt time.Time `json:"retired_at,omitzero"`
 }
 
 // connection is a configured database server as it is used: decoded, checked and

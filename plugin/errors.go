@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"strconv"
+	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
 
@@ -30,6 +32,9 @@ func (b *backend) answer(req *logical.Request, resp *logical.Response, err error
 	var refusal *wire.Error
 	if errors.As(err, &refusal) {
 		coded := logical.CodedError(refusal.Code.Info().HTTP, refusal.Error())
+		if wait, ok := retryAfter(refusal, b.now()); ok {
+			return &logical.Response{Headers: map[string][]string{"Retry-After": {wait}}}, coded
+		}
 		if resp != nil && len(resp.Headers) > 0 {
 			// A response beside the error carries headers such as Retry-After.
 			return &logical.Response{Headers: resp.Headers}, coded
@@ -52,6 +57,23 @@ func (b *backend) answer(req *logical.Request, resp *logical.Response, err error
 	b.Logger().Error("request failed", "operation", req.Operation, "path", req.Path, "error", err)
 	internal := &wire.Error{Code: wire.CodeInternal, Reason: "internal error; the plugin's log says more"}
 	return nil, logical.CodedError(internal.Code.Info().HTTP, internal.Error())
+}
+
+// longestRetryAfter bounds the header: vault/api sleeps as long as it says, so an
+// hourly limit would make Terraform hang. A later time is told in the text only.
+const longestRetryAfter = 10 * time.Second
+
+// retryAfter returns the header's value, in whole seconds, for a refusal that
+// passes soon.
+func retryAfter(refusal *wire.Error, now time.Time) (string, bool) {
+	if refusal.Code != wire.CodeRateLimited || refusal.RetryAt.IsZero() {
+		return "", false
+	}
+	wait := refusal.RetryAt.Sub(now)
+	if wait > longestRetryAfter {
+		return "", false
+	}
+	return strconv.FormatInt(max(1, int64((wait+time.Second-1)/time.Second)), 10), true
 }
 
 // validatedField finds the name in the framework's "… for field \"ttl\": …".

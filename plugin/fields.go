@@ -1,6 +1,10 @@
 package plugin
 
-import "github.com/hashicorp/vault/sdk/framework"
+import (
+	"maps"
+
+	"github.com/hashicorp/vault/sdk/framework"
+)
 
 // field returns a request's field, or its default. The framework has checked the
 // value against the schema, so T is what the schema says; another type would be a
@@ -18,4 +22,11 @@ func givenField[T any](data *framework.FieldData, name string) (value T, ok bool
 	}
 	value, ok = raw.(T)
 	return value, ok
+}
+
+// withFields returns one set of fields made of two.
+func withFields(a, b map[string]*framework.FieldSchema) map[string]*framework.FieldSchema {
+	all := maps.Clone(a)
+	maps.Copy(all, b)
+	return all
 }

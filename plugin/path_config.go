@@ -52,7 +52,7 @@ returned.`,
 }
 
 func configFields() map[string]*framework.FieldSchema {
-	return map[string]*framework.FieldSchema{
+	return withFields(capFields(), map[string]*framework.FieldSchema{
 		"name":                     {Type: framework.TypeString, Description: "Name of the connection."},
 		"plugin_name":              {Type: framework.TypeString, Description: "Kind of database: " + strings.Join(pluginNames(), ", ") + "."},
 		"plugin_version":           {Type: framework.TypeString, Description: "Semantic version; kept and shown for tools that set it."},
@@ -67,7 +67,7 @@ func configFields() map[string]*framework.FieldSchema {
 			Type: framework.TypeBool, Description: "Accepted; there is no automated rotation yet.",
 		},
 		"skip_static_role_import_rotation": {Type: framework.TypeBool, Description: "Accepted; there are no static roles yet."},
-	}
+	})
 }
 
 func (b *backend) pathConfigExists(ctx context.Context, req *logical.Request, data *framework.FieldData) (bool, error) {
@@ -88,7 +88,7 @@ func (b *backend) pathConfigRead(ctx context.Context, req *logical.Request, data
 	if err != nil || c == nil {
 		return nil, err
 	}
-	return &logical.Response{Data: map[string]any{
+	response := &logical.Response{Data: map[string]any{
 		"plugin_name":                        c.PluginName,
 		"plugin_version":                     c.PluginVersion,
 		"running_plugin_version":             b.version,
@@ -102,7 +102,9 @@ func (b *backend) pathConfigRead(ctx context.Context, req *logical.Request, data
 		"rotation_window":                    0,
 		"rotation_period":                    0,
 		"disable_automated_rotation":         false,
-	}}, nil
+	}}
+	c.show(response.Data)
+	return response, nil
 }
 
 // array makes an empty list out of none: Terraform's provider crashes on null.
@@ -233,6 +235,9 @@ func mergeCommonFields(stored *storedConnection, data *framework.FieldData) erro
 	if value, ok := givenField[string](data, "password_policy"); ok {
 		stored.PasswordPolicy = value
 	}
+	if err := stored.merge(data); err != nil {
+		return err
+	}
 	for _, field := range []string{"rotation_schedule", "rotation_window", "rotation_period", "skip_static_role_import_rotation"} {
 		value, ok := data.GetOk(field)
 		if ok && value != "" && value != 0 && value != false {
@@ -328,7 +333,7 @@ func changed(before, current *connection) bool {
 	}
 	return before.digest != current.digest || !maps.Equal(before.Secrets, current.Secrets) ||
 		!slices.Equal(before.RootRotationStatements, current.RootRotationStatements) ||
-		before.VerifyConnection != current.VerifyConnection || before.PluginVersion != current.PluginVersion
+		before.caps != current.caps || before.VerifyConnection != current.VerifyConnection || before.PluginVersion != current.PluginVersion
 }
 
 // retire keeps a connection, with its secret, until its last account is gone.

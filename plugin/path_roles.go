@@ -23,6 +23,7 @@ type role struct {
 	MaxTTL               time.Duration     `json:"max_ttl"`     // nanoseconds; 0: the mount's
 	CredentialType       string            `json:"credential_type"`
 	CredentialConfig     map[string]string `json:"credential_config"`
+	caps
 }
 
 // credentialPassword is the one credential type so far.
@@ -44,7 +45,7 @@ func (b *backend) rolePaths() []*framework.Path {
 		},
 		{
 			Pattern: "roles/" + framework.GenericNameRegex("name"),
-			Fields: map[string]*framework.FieldSchema{
+			Fields: withFields(capFields(), map[string]*framework.FieldSchema{
 				"name":                  {Type: framework.TypeString, Description: "Name of the role."},
 				"db_name":               {Type: framework.TypeString, Description: "Name of the connection."},
 				"creation_statements":   {Type: framework.TypeStringSlice, Description: "Statements that make a login; {{name}}, {{password}} and {{expiration}} are put in, quoted for where they stand."},
@@ -55,7 +56,7 @@ func (b *backend) rolePaths() []*framework.Path {
 				"max_ttl":               {Type: framework.TypeDurationSecond, Description: "Longest life of a login; 0 is the mount's maximum."},
 				"credential_type":       {Type: framework.TypeString, Description: "password, the default."},
 				"credential_config":     {Type: framework.TypeKVPairs, Description: "password_policy: name of the policy passwords are made by."},
-			},
+			}),
 			Callbacks: map[logical.Operation]framework.OperationFunc{
 				logical.CreateOperation: b.pathRoleWrite,
 				logical.UpdateOperation: b.pathRoleWrite,
@@ -102,6 +103,7 @@ func (b *backend) pathRoleRead(ctx context.Context, req *logical.Request, data *
 	if len(r.CredentialConfig) > 0 {
 		answer["credential_config"] = r.CredentialConfig
 	}
+	r.show(answer)
 	return &logical.Response{Data: answer}, nil
 }
 
@@ -159,6 +161,9 @@ func mergeRole(before *role, name string, data *framework.FieldData) (*role, err
 		if *ttl < 0 {
 			return nil, invalidField(name, "is negative")
 		}
+	}
+	if err := r.merge(data); err != nil {
+		return nil, err
 	}
 	if value, ok := givenField[string](data, "credential_type"); ok {
 		r.CredentialType = value
