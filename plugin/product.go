@@ -66,9 +66,10 @@ type usernameRule struct {
 
 // products are all that connections can lead to.
 func products() []*product {
-	return []*product{
-		postgresProduct(),
-	}
+	return slices.Concat(
+		[]*product{postgresProduct()},
+		mysqlProducts(),
+	)
 }
 
 // productOf returns the product of a plugin_name, or an error naming the field.
