@@ -153,6 +153,7 @@ func configRows(d *databases) []row {
 		get("config: read the list", "config"),
 		list("config: list all", "config"),
 		list("config: list below a name", "config/pg"),
+		get("config: list by a GET", "config?list=true", "data.keys"),
 		del("config: delete", "config/UPPER"),
 		get("config: read what was deleted", "config/UPPER"),
 		del("config: delete again", "config/UPPER"),

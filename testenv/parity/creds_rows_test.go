@@ -17,6 +17,11 @@ func credsRows(d *databases) []row {
 		get("creds: unknown parameter", "creds/cred?colour=green", life),
 		get("creds: HEAD-like read of a name with a space", "creds/a%20b"),
 
+		lend("creds: with a ttl", "creds/cred?ttl=120", "ttl", life),
+		{name: "creds: POST", method: "POST", path: "creds/cred", body: fields{}},
+		{name: "creds: PATCH", method: "PATCH", path: "creds/cred", body: fields{}},
+		get("creds: list by a GET", "creds?list=true"),
+
 		renew("lease: renew", "a", 0, life),
 		renew("lease: renew with an increment", "a", 1200, life, "renewable"),
 		renew("lease: renew beyond max_ttl", "a", 36000),
@@ -111,5 +116,15 @@ func credsRows(d *databases) []row {
 		renew("lease: renew without its connection", "second", 60),
 		revoke("lease: revoke without its connection", "second"),
 		revoke("lease: revoke the last", "b"),
+		lend("lease: one more", "creds/cred", "more"),
+		renew("lease: renew by a negative increment", "more", -5),
+		{name: "lease: increment of another kind", method: "PUT", path: "/sys/leases/renew", body: fields{
+			"lease_id": leaseMark + "more>", "increment": "soon",
+		}},
+		{name: "lease: revoke by prefix", method: "PUT", path: "/sys/leases/revoke-prefix/" + engineMark + "/creds/cred", body: fields{"sync": true}},
+		renew("lease: renew after revoking the prefix", "more", 60),
+		lend("lease: one to be forced", "creds/cred", "forced"),
+		{name: "lease: revoke by force", method: "PUT", path: "/sys/leases/revoke-force/" + engineMark + "/creds/cred"},
+		renew("lease: renew after force", "forced", 60),
 	}
 }

@@ -61,6 +61,16 @@ func allowed() []permit {
 			rows: []string{"redis: tls without an authority"},
 		},
 		{
+			where: "lease_duration", theirs: values, ours: values,
+			why:  "creds takes a ttl; the built-in engine ignores it",
+			rows: []string{"creds: with a ttl"},
+		},
+		{
+			where: "warnings", theirs: "array", ours: "null",
+			why:  "as above: nothing was ignored",
+			rows: []string{"creds: with a ttl"},
+		},
+		{
 			where: "data.rotation_period", theirs: absent, ours: "number",
 			why:  "Vault Agent reads again in time only if there are both rotation_period and ttl",
 			rows: []string{"static-creds: by a schedule"},

@@ -30,9 +30,9 @@ func table(d *databases) []group {
 	authority := certificateConfig()
 	certificates := hasCredential("client_certificate", authority)
 	return []group{
-		{name: "config", minimum: 115, rows: configRows(d)},
+		{name: "config", minimum: 116, rows: configRows(d)},
 		{name: "roles", minimum: 77, rows: roleRows()},
-		{name: "creds", minimum: 94, rows: credsRows(d)},
+		{name: "creds", minimum: 106, rows: credsRows(d)},
 		{name: "reset", built: []row{help("reset/x"), help("reload/x")}, rows: resetRows()},
 		{name: "static roles", built: []row{help("static-roles/x"), help("rotate-role/x")}, rows: staticRows()},
 		{name: "rotation of root", built: []row{help("rotate-root/x")}, rows: rotationRows(d)},
