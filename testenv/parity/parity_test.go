@@ -36,7 +36,7 @@ func table(d *databases) []group {
 		{name: "reset", built: []row{help("reset/x"), help("reload/x")}, rows: resetRows()},
 		{name: "static roles", built: []row{help("static-roles/x"), help("rotate-role/x")}, rows: staticRows()},
 		{name: "rotation of root", built: []row{help("rotate-root/x")}, rows: rotationRows(d)},
-		{name: "mysql", built: []row{mysql}, rows: mysqlRows(d)},
+		{name: "mysql", minimum: 32, built: []row{mysql}, rows: mysqlRows(d)},
 		{name: "mysql rotation", built: append([]row{mysql}, rotation...), rows: mysqlRotationRows()},
 		{name: "redis", built: []row{redis}, rows: redisRows(d)},
 		{name: "redis rotation", built: append([]row{redis}, rotation...), rows: redisRotationRows()},
