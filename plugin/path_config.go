@@ -36,19 +36,31 @@ func (b *backend) configPaths() []*framework.Path {
 			ExistenceCheck:      b.pathConfigExists,
 			TakesArbitraryInput: true,
 			HelpSynopsis:        "Configure how to reach a database server.",
-			HelpDescription: `
-The same fields as in Vault's database secrets engine. Besides those named here,
-every other key belongs to the database product and is merged into what is stored,
-key by key. For postgresql-database-plugin: connection_url (with {{username}} and
-{{password}}), username, password, max_open_connections, max_idle_connections,
-max_connection_lifetime, disable_escaping, username_template,
-password_authentication (scram-sha-256, the default, or password), tls_ca,
-tls_certificate, private_key.
-
-A key that is nearly one of these is refused. Passwords and keys are never
-returned.`,
+			HelpDescription: configHelp(),
 		},
 	}
+}
+
+// configHelp names the keys of every product.
+func configHelp() string {
+	var b strings.Builder
+	b.WriteString(`
+The same fields as in Vault's database secrets engine. Besides those named here,
+every other key belongs to the database product and is merged into what is stored,
+key by key:
+
+`)
+	for _, p := range products() {
+		fmt.Fprintf(&b, "%s: %s\n", p.pluginName, strings.Join(slices.Sorted(maps.Keys(p.details)), ", "))
+	}
+	b.WriteString(`
+connection_url holds {{username}} and {{password}}, which are filled in.
+password_authentication of PostgreSQL is scram-sha-256, the default, or password.
+user_host of MySQL is the host part of its users, by default %.
+
+A key that is nearly one of these is refused. Passwords and keys are never
+returned.`)
+	return b.String()
 }
 
 func configFields() map[string]*framework.FieldSchema {
