@@ -36,7 +36,7 @@ func (b *backend) configPaths() []*framework.Path {
 			ExistenceCheck:      b.pathConfigExists,
 			TakesArbitraryInput: true,
 			HelpSynopsis:        "Configure how to reach a database server.",
-			HelpDescription: configHelp(),
+			HelpDescription:     configHelp(),
 		},
 	}
 }
