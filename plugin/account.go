@@ -99,7 +99,7 @@ func (b *backend) issueAccount(ctx context.Context, s logical.Storage, r account
 	limits := b.mountLimits()
 	issued := issuedAccount{}
 	issued.TTL, issued.MaxTTL, issued.Warnings = accountTTL(r.TTL, role, limits)
-	if issued.Username, err = b.username(ctx, s, c, r.DisplayName, r.Role); err != nil {
+	if issued.Username, err = b.username(ctx, s, c, r.DisplayName, r.Role, r.EntityID); err != nil {
 		return issuedAccount{}, err
 	}
 	policy := c.PasswordPolicy

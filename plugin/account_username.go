@@ -8,7 +8,6 @@ import (
 	"unicode/utf8"
 
 	"github.com/hashicorp/go-secure-stdlib/base62"
-	"github.com/hashicorp/vault/sdk/helper/template"
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
@@ -70,28 +69,8 @@ func randomName(n int) (string, error) {
 // usernamePrefix begins the default names of a mount's logins.
 func usernamePrefix(mountID string) string { return "dbops-" + mountID + "-" }
 
-// usernameData is what a username_template may use. The first two are those of
-// Vault's engine.
-type usernameData struct {
-	DisplayName string
-	RoleName    string
-	// MountID lets logins of a custom template be recognised as this mount's.
-	MountID string
-}
-
-func parseUsernameTemplate(text string) (template.StringTemplate, error) {
-	parsed, err := template.NewTemplate(template.Template(text))
-	if err != nil {
-		return template.StringTemplate{}, invalidField("username_template", "cannot be parsed: %s", err)
-	}
-	if _, err := parsed.Generate(usernameData{DisplayName: "token", RoleName: "role", MountID: "mount"}); err != nil {
-		return template.StringTemplate{}, invalidField("username_template", "cannot be used: %s", err)
-	}
-	return parsed, nil
-}
-
 // username makes the name of a new login.
-func (b *backend) username(ctx context.Context, s logical.Storage, c *connection, displayName, roleName string) (string, error) {
+func (b *backend) username(ctx context.Context, s logical.Storage, c *connection, displayName, roleName, entityID string) (string, error) {
 	id, err := b.mountID(ctx, s)
 	if err != nil {
 		return "", err
@@ -104,19 +83,16 @@ func (b *backend) username(ctx context.Context, s logical.Storage, c *connection
 	if err != nil {
 		return "", err
 	}
-	name, err := parsed.Generate(usernameData{DisplayName: displayName, RoleName: roleName, MountID: id})
-	if err != nil {
-		return "", invalidField("username_template", "cannot be used: %s", err)
+	data := usernameData{DisplayName: displayName, RoleName: roleName, MountID: id}
+	if err := b.usernameIdentity(custom, entityID, &data); err != nil {
+		return "", err
 	}
-	switch {
-	case name == "" || strings.ContainsFunc(name, func(c rune) bool { return c < ' ' || c == 0x7f }):
+	name, err := parsed.name(data, c.product.usernames)
+	if err != nil {
+		return "", err
+	}
+	if name == "" || !utf8.ValidString(name) || strings.ContainsFunc(name, func(c rune) bool { return c < ' ' || c == 0x7f }) {
 		return "", invalidField("username_template", "made a name that is empty or holds a control character")
-	case !c.product.usernames.fits(name):
-		return "", &wire.Error{
-			Code: wire.CodeInvalid, Field: "username_template",
-			Reason: fmt.Sprintf("made a name of %d bytes; %s takes %s, and beyond lies what makes it unique", len(name), c.product.title, c.product.usernames),
-			Hint:   "shorten the other parts with truncate",
-		}
 	}
 	return name, nil
 }

@@ -179,7 +179,7 @@ func TestCreds_DefaultUsernamesFit(t *testing.T) {
 	require.NoError(t, err)
 	seen := map[string]bool{}
 	for range 200 {
-		name, err := m.username(t.Context(), m.storage, c, strings.Repeat("ä\"';$ ", 30), strings.Repeat("r", 100))
+		name, err := m.username(t.Context(), m.storage, c, strings.Repeat("ä\"';$ ", 30), strings.Repeat("r", 100), "")
 		require.NoError(t, err)
 		require.LessOrEqual(t, len(name), 63)
 		require.Regexp(t, `^[A-Za-z0-9_-]+-[A-Za-z0-9]{20}$`, name)
