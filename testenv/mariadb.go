@@ -16,6 +16,9 @@ var mariadbScript string
 type MariaDBOptions struct {
 	// Conf is further lines for the section [mariadbd], such as "max_connections=20".
 	Conf []string
+	// ServerName turns TLS on, with a certificate for this name and the address
+	// listened on, signed by an authority of its own.
+	ServerName string
 }
 
 // MariaDBServer is a running MariaDB server.
@@ -24,6 +27,8 @@ type MariaDBServer struct {
 
 	// User and Password are the superuser's, from every address.
 	User, Password string
+	// Certificate is the server's, and its authority's; empty without TLS.
+	Certificate Certificate
 }
 
 // MariaDB starts a MariaDB server in a container, on loopback, and waits until it
@@ -31,6 +36,12 @@ type MariaDBServer struct {
 func MariaDB(t TB, opts MariaDBOptions) *MariaDBServer {
 	t.Helper()
 	m := &MariaDBServer{User: "root", Password: rand.Text()}
+	if opts.ServerName != "" {
+		var err error
+		if m.Certificate, err = NewCertificate(opts.ServerName, "127.0.0.1"); err != nil {
+			t.Fatalf("make certificate: %v", err)
+		}
+	}
 	m.server = startServer(t, serverSpec{
 		part:   PartMariaDB,
 		script: mariadbScript,
@@ -49,11 +60,13 @@ func MariaDB(t TB, opts MariaDBOptions) *MariaDBServer {
 			sql := "ALTER USER 'root'@'localhost' IDENTIFIED BY '" + m.Password + "';\n" +
 				"CREATE USER 'root'@'%' IDENTIFIED BY '" + m.Password + "';\n" +
 				"GRANT ALL ON *.* TO 'root'@'%' WITH GRANT OPTION;\n"
-			return map[string][]byte{
-				"client.cnf": []byte(client),
-				"server.cnf": []byte(strings.Join(append(server, opts.Conf...), "\n") + "\n"),
-				"init.sql":   []byte(sql),
+			files := map[string][]byte{"client.cnf": []byte(client), "init.sql": []byte(sql)}
+			if opts.ServerName != "" {
+				files["ca.crt"], files["server.crt"], files["server.key"] = m.Certificate.CA, m.Certificate.Cert, m.Certificate.Key
+				server = append(server, "ssl-ca=/dbops/ca.crt", "ssl-cert=/dbops/server.crt", "ssl-key=/dbops/server.key")
 			}
+			files["server.cnf"] = []byte(strings.Join(append(server, opts.Conf...), "\n") + "\n")
+			return files
 		},
 		data:  "/var/lib/dbops",
 		ready: m.ready,

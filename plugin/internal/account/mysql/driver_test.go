@@ -285,6 +285,63 @@ func TestDriver_OutlivesARestart(t *testing.T) {
 	require.NoError(t, driver.Create(t.Context(), createRequest("after", createLogin)))
 }
 
+// TLS is verified as configured, and never given up for plain text.
+func TestDriver_TLS(t *testing.T) {
+	t.Parallel()
+	m := testenv.MariaDB(t, testenv.MariaDBOptions{ServerName: "db.example.test"})
+	m.Exec("", `CREATE USER 'dbops_root'@'%' IDENTIFIED BY 'root-password' REQUIRE X509; CREATE USER 'plain'@'%' IDENTIFIED BY 'root-password'`)
+	both := wire.NewSecret(string(m.Certificate.Key) + string(m.Certificate.Cert))
+	verified := rootConfig(m)
+	verified.URL = m.ConnectionURL("") + "?tls=preferred"
+	verified.CA, verified.CertificateKey = string(m.Certificate.CA), both
+	identity, err := open(t, verified).Identity(t.Context(), "")
+	require.NoError(t, err)
+	require.True(t, identity.TLS)
+
+	named := verified
+	named.ServerName = "db.example.test"
+	require.NoError(t, open(t, named).Verify(t.Context()))
+	named.ServerName = "other.example.test"
+	err = open(t, named).Verify(t.Context())
+	require.True(t, account.Unreachable(err))
+	require.ErrorContains(t, err, "certificate")
+
+	for name, config := range map[string]Config{
+		"no client certificate": {URL: verified.URL, Username: "dbops_root", CA: verified.CA},
+		"system's authorities":  {URL: m.ConnectionURL("") + "?tls=true", Username: "plain"},
+		"another authority":     {URL: verified.URL, Username: "plain", CertificateKey: both},
+	} {
+		config.Password = verified.Password
+		require.Error(t, open(t, config).Verify(t.Context()), name)
+	}
+	skipping := Config{URL: m.ConnectionURL(""), Username: "plain", Password: verified.Password, SkipVerify: true}
+	identity, err = open(t, skipping).Identity(t.Context(), "")
+	require.NoError(t, err)
+	require.True(t, identity.TLS)
+
+	bare := testenv.MariaDB(t, testenv.MariaDBOptions{})
+	rootUser(bare)
+	wanting := rootConfig(bare)
+	wanting.URL, wanting.CA = bare.ConnectionURL("")+"?tls=preferred", verified.CA
+	require.ErrorContains(t, open(t, wanting).Verify(t.Context()), "does not speak TLS")
+}
+
+// Where the operator is no superuser, RDS' own procedure ends sessions.
+func TestDriver_EndOnRDS(t *testing.T) {
+	t.Parallel()
+	m := testenv.MariaDB(t, testenv.MariaDBOptions{})
+	m.Exec("mysql", `CREATE USER 'dbops_root'@'%' IDENTIFIED BY 'root-password'; GRANT CREATE USER, PROCESS, SELECT ON *.* TO 'dbops_root'@'%' WITH GRANT OPTION;
+CREATE PROCEDURE mysql.rds_kill(IN id BIGINT) SQL SECURITY DEFINER KILL id; GRANT EXECUTE ON PROCEDURE mysql.rds_kill TO 'dbops_root'@'%'`)
+	driver := open(t, rootConfig(m))
+	require.NoError(t, driver.Create(t.Context(), createRequest("managed", createLogin)))
+	session, err := login(t.Context(), m, "managed", "pw-of-user")
+	require.NoError(t, err)
+	defer session.Close()
+	require.NoError(t, driver.End(t.Context(), account.EndRequest{Username: "managed"}))
+	require.False(t, session.Alive(t.Context()))
+	require.False(t, exists(m, "managed"))
+}
+
 func TestNew_WrongFieldsAreNamed(t *testing.T) {
 	t.Parallel()
 	url := "{{username}}:{{password}}@tcp(localhost:3306)/"
