@@ -101,7 +101,6 @@ func configRows(d *databases) []row {
 		put("config: skip_static_role_import_rotation", "config/pg", fields{"skip_static_role_import_rotation": false}),
 		put("config: rotation_period of another kind", "config/pg", fields{"rotation_period": "soon"}),
 		put("config: rotation_window of another kind", "config/pg", fields{"rotation_window": "soon"}),
-		put("config: self_managed", "config/self", unverified(d, fields{"self_managed": true, "username": nil, "password": nil})),
 
 		put("config: numbers and flags", "config/pg", fields{
 			"max_open_connections": 5, "max_idle_connections": 3, "max_connection_lifetime": "300s", "disable_escaping": false,
@@ -127,7 +126,8 @@ func configRows(d *databases) []row {
 		put("config: tls_certificate no certificate", "config/pg", fields{"tls_certificate": "none", "private_key": "none"}),
 		put("config: a field nobody knows", "config/pg", fields{"favourite_colour": "green"}),
 		get("config: a field nobody knows is kept", "config/pg", "data.connection_details.favourite_colour"),
-		put("config: a field that is nearly known", "config/pg", fields{"max_open_conections": 5}),
+		put("config: a field that is nearly known", "config/nearly", unverified(d, fields{"max_open_conections": 5})),
+		del("config: it goes", "config/nearly"),
 
 		put("config: a password in the URL", "config/inurl", fields{
 			"plugin_name": "postgresql-database-plugin", "allowed_roles": "*", "verify_connection": false,

@@ -28,7 +28,7 @@ func allowed() []permit {
 				"creds: by broken statements", "creds: by no statements", "creds: by a missing password policy",
 				"creds: the second of one name", "creds: not an allowed role", "creds: no allowed roles",
 				"creds: not allowed by a glob", "creds: without a connection", "config: name with two dots",
-				"reset: a missing one", "rotate-root: a missing connection", "rotate-root: without a username",
+				"rotate-root: without a username",
 				"static-roles: db_name that is missing", "static-roles: a user who is missing", "static-creds: not an allowed role",
 				"rotate-role: not an allowed role", "static-roles: write when not an allowed role",
 				"mysql: creds by broken statements", "mysql: creds by no statements",
@@ -54,6 +54,26 @@ func allowed() []permit {
 			where: "status", theirs: "4xx", ours: "2xx",
 			why:  "what an update does not name stays; the built-in engine takes a missing username for a change of it",
 			rows: []string{"static-roles: update without username"},
+		},
+		{
+			where: "status", theirs: "5xx", ours: "404",
+			why:  "what is asked for is not there",
+			rows: []string{"reset: a missing one", "rotate-root: a missing connection"},
+		},
+		{
+			where: "status", theirs: "4xx", ours: "404",
+			why:  "what is asked for is not there",
+			rows: []string{"rotate-role: a missing one", "rotate-role: a dynamic role"},
+		},
+		{
+			where: "status", theirs: "4xx", ours: "2xx",
+			why:  "self_managed is of the enterprise edition there, and works here",
+			rows: []string{"static-roles: a connection that is self_managed"},
+		},
+		{
+			where: "data.rotation_window", theirs: "number", ours: absent,
+			why:  "a rotation_window of 0 takes it away; in the built-in engine nothing does",
+			rows: []string{"static-roles: window is gone"},
 		},
 		{
 			where: "status", theirs: "4xx", ours: "2xx",

@@ -34,7 +34,7 @@ func table(d *databases) []group {
 		{name: "roles", minimum: 77, rows: roleRows()},
 		{name: "creds", minimum: 106, rows: credsRows(d)},
 		{name: "reset", built: []row{help("reset/x"), help("reload/x")}, rows: resetRows()},
-		{name: "static roles", built: []row{help("static-roles/x"), help("rotate-role/x")}, rows: staticRows()},
+		{name: "static roles", built: []row{help("static-roles/x"), help("rotate-role/x")}, rows: staticRows(d)},
 		{name: "rotation of root", built: []row{help("rotate-root/x")}, rows: rotationRows(d)},
 		{name: "mysql", minimum: 32, built: []row{mysql}, rows: mysqlRows(d)},
 		{name: "mysql rotation", built: append([]row{mysql}, rotation...), rows: mysqlRotationRows()},

@@ -24,7 +24,7 @@ func staticFields(changes fields) fields {
 	return changed(fields{"db_name": "pg", "username": "static_" + engineMark, "rotation_period": "24h"}, changes)
 }
 
-func staticRows() []row {
+func staticRows(d *databases) []row {
 	data := []string{
 		"data.db_name", "data.rotation_statements", "data.rotation_period", "data.rotation_schedule", "data.rotation_window",
 		"data.credential_type", "data.credential_config",
@@ -109,6 +109,10 @@ func staticRows() []row {
 		put("static-roles: a field nobody knows", "static-roles/st", fields{
 			"username": "static_" + engineMark, "favourite_colour": "green",
 		}),
+		put("static-roles: a connection that is self_managed", "config/self", unverified(d, fields{
+			"self_managed": true, "username": nil, "password": nil,
+		})),
+		del("static-roles: the connection goes", "config/self"),
 		del("static-roles: delete", "static-roles/st"),
 		get("static-roles: read what was deleted", "static-roles/st"),
 		get("static-creds: of what was deleted", "static-creds/st"),

@@ -86,7 +86,7 @@ func resources(d *databases) []resource {
 			reads: map[string]string{"username": "string", "password": "string"},
 		},
 		{
-			name: "vault_database_secret_backend_static_role by a period", built: []row{help("static-roles/x")}, path: "static-roles/tf",
+			name: "vault_database_secret_backend_static_role by a period", built: []row{help("static-roles/x")}, path: "static-roles/tf_static",
 			sends: fields{
 				"db_name": "pg", "username": "static_" + engineMark, "rotation_period": 86400, "rotation_statements": []string{},
 			},
