@@ -357,13 +357,22 @@ func (b *backend) endLogin(ctx context.Context, s logical.Storage, record *accou
 const (
 	firstRetry = 10 * time.Second
 	lastRetry  = 10 * time.Minute
+	// unavailableRetry is the longest pause while the server cannot be reached,
+	// so that however long it was gone, what waited for it is ended within a
+	// minute of its return. It costs one attempt for all its accounts: the sweep
+	// tries no other after the first that finds it unreachable.
+	unavailableRetry = 20 * time.Second
 )
 
 // retryPause doubles with each attempt, plus or minus a fifth.
-func retryPause(attempts int) time.Duration {
-	pause := lastRetry
+func retryPause(attempts int, unreachable bool) time.Duration {
+	longest := lastRetry
+	if unreachable {
+		longest = unavailableRetry
+	}
+	pause := longest
 	if attempts < 7 {
-		pause = min(firstRetry<<max(attempts-1, 0), lastRetry)
+		pause = min(firstRetry<<max(attempts-1, 0), longest)
 	}
 	return pause*4/5 + rand.N(pause*2/5) //nolint:gosec // spreads attempts, protects nothing
 }
@@ -380,7 +389,7 @@ func (b *backend) retryLater(ctx context.Context, s logical.Storage, record *acc
 		failed = &revocation{RecordID: record.ID, Connection: record.Connection, Username: record.Username, Since: now}
 	}
 	failed.Attempts++
-	failed.NextTry = now.Add(retryPause(failed.Attempts))
+	failed.NextTry = now.Add(retryPause(failed.Attempts, unavailable(cause)))
 	failed.Code, failed.Reason = wire.CodeInternal, "internal error; the plugin's log says more"
 	var e *wire.Error
 	if errors.As(cause, &e) {

@@ -20,6 +20,7 @@ const (
 	sweepEvery    = 5 * time.Second
 	orphansEvery  = 10 * time.Minute
 	orphansAtOnce = 4 // connections asked at the same time
+	endsAtOnce    = 4 // accounts of one server, as many as it has sessions by default
 	// retiredKept is longer than a creation takes that had begun when its
 	// connection was deleted.
 	retiredKept = time.Minute
@@ -122,23 +123,40 @@ func (w *sweeper) release(server string) {
 	delete(w.busy, server)
 }
 
-// endAll ends accounts of one server. The first that finds the server
-// unreachable ends the round: the others would only wait for the same timeout.
+// endAll ends accounts of one server, a few at a time: after an outage there may
+// be thousands. The first that finds the server unreachable ends the round: the
+// others would only wait for the same timeout.
 func (w *sweeper) endAll(ctx context.Context, server string, ids []string) {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	next := make(chan string)
+	var group sync.WaitGroup
+	for range min(endsAtOnce, len(ids)) {
+		group.Go(func() {
+			for id := range next {
+				err := w.b.endAccount(ctx, w.storage, id)
+				if err == nil {
+					continue
+				}
+				w.b.Logger().Warn("an account could not be ended and is tried again", "record_id", id, "error", err)
+				if unavailable(err) {
+					w.pause(server)
+					stop()
+				}
+			}
+		})
+	}
 	for _, id := range ids {
 		if ctx.Err() != nil {
-			return
+			break
 		}
-		err := w.b.endAccount(ctx, w.storage, id)
-		if err == nil {
-			continue
-		}
-		w.b.Logger().Warn("an account could not be ended and is tried again", "record_id", id, "error", err)
-		if unavailable(err) {
-			w.pause(server)
-			return
+		select {
+		case next <- id:
+		case <-ctx.Done():
 		}
 	}
+	close(next)
+	group.Wait()
 }
 
 // forgetRetired removes deleted connections whose last account is gone.

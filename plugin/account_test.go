@@ -291,9 +291,10 @@ func TestRetryPause(t *testing.T) {
 	t.Parallel()
 	for attempts, want := range map[int]time.Duration{1: firstRetry, 2: 2 * firstRetry, 7: lastRetry, 1000: lastRetry} {
 		for range 100 {
-			got := retryPause(attempts)
+			got := retryPause(attempts, false)
 			require.GreaterOrEqual(t, got, want*4/5)
 			require.LessOrEqual(t, got, want*6/5)
+			require.LessOrEqual(t, retryPause(attempts, true), unavailableRetry*6/5, "nothing waits long after an outage")
 		}
 	}
 }

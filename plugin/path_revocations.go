@@ -23,7 +23,7 @@ func (b *backend) revocationPaths() []*framework.Path {
 			},
 			Callbacks:       map[logical.Operation]framework.OperationFunc{logical.ReadOperation: b.pathRevocationRead},
 			HelpSynopsis:    "Why a login could not be ended, and when it is tried again.",
-			HelpDescription: "Entries are tried for ever, with growing pauses of at most 10 minutes, and vanish when the login is gone.",
+			HelpDescription: "Entries are tried for ever, with growing pauses of at most 10 minutes, 24 seconds while the server cannot be reached, and vanish when the login is gone.",
 		},
 	}
 }

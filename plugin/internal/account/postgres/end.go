@@ -34,7 +34,7 @@ func (d *Driver) End(ctx context.Context, req account.EndRequest) error {
 		if err != nil || l == nil {
 			return err
 		}
-		if err := d.shutOut(ctx, conn, l); err != nil {
+		if err := d.shutOut(ctx, conn, l, len(req.Statements) == 0); err != nil {
 			return err
 		}
 		if len(req.Statements) > 0 {
@@ -105,10 +105,17 @@ func (l *login) terminate() string {
 // shutOut takes away the right to log in and then ends the sessions: in this
 // order nobody slips in between. Being a member of the login, which ends with it,
 // gives the right to end its sessions and to hand over what it owns; superusers
-// have both anyway.
-func (d *Driver) shutOut(ctx context.Context, conn *pgx.Conn, l *login) error {
+// have both anyway. That the login is dropped next, in a transaction of its own,
+// spares waiting for the disk here.
+func (d *Driver) shutOut(ctx context.Context, conn *pgx.Conn, l *login, dropped bool) error {
 	text := &script{}
 	text.limit()
+	if dropped {
+		// Everybody sees it at once. It reaches the disk with the drop; should
+		// the server crash before, the account's record is still there and all
+		// is done again.
+		text.add("SET LOCAL synchronous_commit = off")
+	}
 	text.add("ALTER ROLE " + l.ident + " NOLOGIN VALID UNTIL 'now'")
 	text.add("GRANT " + l.ident + " TO CURRENT_USER")
 	err := exec(ctx, conn, text.b.String())
