@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"strings"
 
 	"github.com/hashicorp/vault/api"
 
@@ -60,7 +61,7 @@ func (s *stand) engines() []*engine {
 		"username": s.postgres.User, "password": s.postgres.Password, "allowed_roles": "*", "scram_iterations": 1,
 	}
 	if err := s.configure(s.vault.Mount, "postgres-low", config, []string{creation}); err != nil {
-		low.missing = err.Error()
+		low.missing = oneLine(err)
 	} else if !s.usesFewIterations(low) {
 		low.missing = "the server holds verifiers of another number of iterations"
 	}
@@ -74,7 +75,7 @@ func (s *stand) engines() []*engine {
 			"username": redis.User, "password": redis.Password, "allowed_roles": "*",
 		}
 		if err := s.configure(e.mount, "redis", config, []string{`["~*", "+@read"]`}); err != nil {
-			e.missing = err.Error()
+			e.missing = oneLine(err)
 		}
 		engines = append(engines, e)
 	}
@@ -101,6 +102,9 @@ func (s *stand) configure(mount, name string, config map[string]any, statements 
 	})
 	return err
 }
+
+// oneLine is Vault's refusal without its line breaks.
+func oneLine(err error) string { return strings.Join(strings.Fields(err.Error()), " ") }
 
 // usesFewIterations asks the server, for a setting may be taken and not heeded.
 func (s *stand) usesFewIterations(e *engine) bool {
