@@ -62,9 +62,13 @@ type backend struct {
 	connections *cache[connection] // by name
 	retired     *cache[connection] // by connection id
 	roles       *cache[role]       // by name
+	staticRoles *cache[staticRole] // by name
 	configLocks *nameLocks
 	roleLocks   *nameLocks
 	accounts    accountState
+
+	rotations     *rotationQueue
+	rotationLocks *keyLocks
 
 	// work runs beside requests, from initialize to clean.
 	work *work
@@ -89,13 +93,15 @@ func newBackend(version string, now func() time.Time) *backend {
 	b.connections = newCache(loadConnection, b.dropConnection)
 	b.retired = newCache(loadRetired, b.dropConnection)
 	b.roles = newCache(loadRole, func(*role) {})
+	b.staticRoles = newCache(loadStaticRole, func(*staticRole) {})
+	b.rotations, b.rotationLocks = newRotationQueue(b), newKeyLocks()
 	b.ops = newOperationState(b)
 	b.Backend = &framework.Backend{
 		Help:           strings.TrimSpace(backendHelp),
 		BackendType:    logical.TypeLogical,
 		RunningVersion: version,
 		PathsSpecial: &logical.Paths{
-			SealWrapStorage: []string{prefixConfig, prefixRetired, prefixAccount},
+			SealWrapStorage: []string{prefixConfig, prefixRetired, prefixAccount, prefixStaticRole, prefixRotation},
 		},
 		Paths:          b.paths(),
 		Secrets:        []*framework.Secret{b.secretCreds(), b.secretAccount()},
@@ -114,6 +120,10 @@ func (b *backend) paths() []*framework.Path {
 	paths = append(paths, b.configPaths()...)
 	paths = append(paths, b.rolePaths()...)
 	paths = append(paths, b.credsPaths()...)
+	paths = append(paths, b.staticRolePaths()...)
+	paths = append(paths, b.staticCredsPaths()...)
+	paths = append(paths, b.rotatePaths()...)
+	paths = append(paths, b.resetPaths()...)
 	paths = append(paths, b.revocationPaths()...)
 	paths = append(paths, b.operationPaths()...)
 	return paths
@@ -165,6 +175,7 @@ func (b *backend) initialize(ctx context.Context, req *logical.InitializationReq
 	}
 	sweeper := &sweeper{b: b, storage: req.Storage, pauses: make(map[string]time.Time), busy: make(map[string]bool)}
 	b.work.run(sweeper.sweep)
+	b.work.run(func(ctx context.Context) { b.rotations.work(ctx, req.Storage) })
 	return b.opsInitialize(ctx, req)
 }
 
@@ -188,6 +199,9 @@ func (b *backend) invalidate(_ context.Context, key string) {
 	}
 	if name, ok := strings.CutPrefix(key, prefixRole); ok {
 		b.roles.put(name, nil)
+	}
+	if name, ok := strings.CutPrefix(key, prefixStaticRole); ok {
+		b.staticRoles.put(name, nil)
 	}
 	b.opsInvalidate(key)
 }

@@ -28,6 +28,12 @@ type storedConnection struct {
 	RootRotationStatements []string          `json:"root_rotation_statements"`
 	PasswordPolicy         string            `json:"password_policy"`
 	VerifyConnection       bool              `json:"verify_connection"`
+	// Rotation is that of the connection's own user.
+	Rotation           rotationPlan `json:"rotation"`
+	DisableRotation    bool         `json:"disable_automated_rotation,omitempty"`
+	LastRootRotation   time.Time    `json:"last_root_rotation,omitzero"`
+	NextRootRotation   time.Time    `json:"next_root_rotation,omitzero"` // zero: never
+	SkipImportRotation bool         `json:"skip_static_role_import_rotation,omitempty"`
 	caps
 	RetiredAt time.Time `json:"retired_at,omitzero"`
 }

@@ -9,6 +9,9 @@
 //	config/:name       how to reach a database server   as in Vault's database engine
 //	roles/:name        which statements make a login    as in Vault's database engine
 //	creds/:name        a leased login                   the same, and ttl
+//	static-roles/:name a login that exists; its credential is kept and rotated
+//	static-creds/:name that credential
+//	rotate-{role,root}/:name rotate-all/:connection reset/:name reload/:plugin
 //	connections/:name  what operations may know of a connection
 //	policies/:name     who may run which operation where
 //	clone/:src/:dst    ask for an operation
@@ -24,6 +27,8 @@
 //	config/<name>        connection, with its secrets (seal-wrapped)
 //	retired/<id>         a connection that was deleted or re-pointed, until its last account is gone
 //	role/<name>          role
+//	static-role/<name>   static role, with its credential (seal-wrapped)
+//	rotation/<kind>/<name> a rotation that was begun, with the new credential (seal-wrapped)
 //	account/<group>/<id> one login that exists or may exist; the group is an operation or "creds"
 //	revocation/<id>      a login that could not be ended, and when to try again
 //

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	semver "github.com/hashicorp/go-version"
 	"github.com/hashicorp/vault/sdk/framework"
@@ -72,13 +73,13 @@ func configFields() map[string]*framework.FieldSchema {
 		"allowed_roles":            {Type: framework.TypeCommaStringSlice, Description: "Roles, or globs of roles, that may use the connection; * allows all, empty none."},
 		"root_rotation_statements": {Type: framework.TypeStringSlice, Description: "Statements that change the password of the connection's own user."},
 		"password_policy":          {Type: framework.TypeString, Description: "Password policy for generated passwords."},
-		"rotation_schedule":        {Type: framework.TypeString, Description: "Not supported yet."},
-		"rotation_window":          {Type: framework.TypeDurationSecond, Description: "Not supported yet."},
-		"rotation_period":          {Type: framework.TypeDurationSecond, Description: "Not supported yet."},
+		"rotation_schedule":        {Type: framework.TypeString, Description: "When to rotate the password of the connection's own user: the five fields of cron, in UTC."},
+		"rotation_window":          {Type: framework.TypeDurationSecond, Description: "How long after its time a scheduled rotation may be done, one hour or more; 0 is without limit."},
+		"rotation_period":          {Type: framework.TypeDurationSecond, Description: "Time between rotations of the password of the connection's own user, 5 s or more."},
 		"disable_automated_rotation": {
-			Type: framework.TypeBool, Description: "Accepted; there is no automated rotation yet.",
+			Type: framework.TypeBool, Description: "Keep the schedule or period, but do not rotate by it.",
 		},
-		"skip_static_role_import_rotation": {Type: framework.TypeBool, Description: "Accepted; there are no static roles yet."},
+		"skip_static_role_import_rotation": {Type: framework.TypeBool, Description: "Do not rotate when a static role is made, unless the role says otherwise."},
 	})
 }
 
@@ -109,11 +110,11 @@ func (b *backend) pathConfigRead(ctx context.Context, req *logical.Request, data
 		"root_credentials_rotate_statements": array(c.RootRotationStatements),
 		"password_policy":                    c.PasswordPolicy,
 		"verify_connection":                  c.VerifyConnection,
-		"skip_static_role_import_rotation":   false,
-		"rotation_schedule":                  "",
-		"rotation_window":                    0,
-		"rotation_period":                    0,
-		"disable_automated_rotation":         false,
+		"skip_static_role_import_rotation":   c.SkipImportRotation,
+		"rotation_schedule":                  c.Rotation.Schedule,
+		"rotation_window":                    int64(c.Rotation.Window / time.Second),
+		"rotation_period":                    int64(c.Rotation.Period / time.Second),
+		"disable_automated_rotation":         c.DisableRotation,
 	}}
 	c.show(response.Data)
 	return response, nil
@@ -146,9 +147,17 @@ func (b *backend) pathConfigWrite(ctx context.Context, req *logical.Request, dat
 	if err != nil {
 		return nil, err
 	}
+	if before == nil || before.Rotation != stored.Rotation || before.DisableRotation != stored.DisableRotation {
+		stored.planRoot(b.now())
+	}
 	c, err := newConnection(stored)
 	if err != nil {
 		return nil, err
+	}
+	if !c.NextRootRotation.IsZero() {
+		if err := c.rotatableRoot(); err != nil {
+			return nil, err
+		}
 	}
 	if before != nil && !before.sameServer(c) {
 		// Accounts made so far must be ended at the old address.
@@ -250,13 +259,13 @@ func mergeCommonFields(stored *storedConnection, data *framework.FieldData) erro
 	if err := stored.merge(data); err != nil {
 		return err
 	}
-	for _, field := range []string{"rotation_schedule", "rotation_window", "rotation_period", "skip_static_role_import_rotation"} {
-		value, ok := data.GetOk(field)
-		if ok && value != "" && value != 0 && value != false {
-			return invalidField(field, "is not supported yet")
-		}
+	if value, ok := givenField[bool](data, "skip_static_role_import_rotation"); ok {
+		stored.SkipImportRotation = value
 	}
-	return nil
+	if value, ok := givenField[bool](data, "disable_automated_rotation"); ok {
+		stored.DisableRotation = value
+	}
+	return stored.Rotation.merge(data)
 }
 
 // checkDetails refuses what a driver would misunderstand or we cannot do yet.
@@ -284,7 +293,7 @@ func (b *backend) checkConnection(ctx context.Context, c *connection) error {
 	if err != nil {
 		return fieldFault(err)
 	}
-	if !c.VerifyConnection {
+	if !c.VerifyConnection || c.flag(detailSelfManaged) {
 		return nil
 	}
 	err = driver.Verify(ctx)
@@ -334,6 +343,8 @@ func (b *backend) replaceConnection(ctx context.Context, s logical.Storage, befo
 		return err
 	}
 	b.connections.put(next.Name, next)
+	b.rotations.put(rootKey(next.Name), next.Name, next.NextRootRotation)
+	b.rotations.retryNow(next.Name)
 	return nil
 }
 
@@ -345,7 +356,9 @@ func changed(before, current *connection) bool {
 	}
 	return before.digest != current.digest || !maps.Equal(before.Secrets, current.Secrets) ||
 		!slices.Equal(before.RootRotationStatements, current.RootRotationStatements) ||
-		before.caps != current.caps || before.VerifyConnection != current.VerifyConnection || before.PluginVersion != current.PluginVersion
+		before.caps != current.caps || before.VerifyConnection != current.VerifyConnection || before.PluginVersion != current.PluginVersion ||
+		before.Rotation != current.Rotation || before.DisableRotation != current.DisableRotation ||
+		before.SkipImportRotation != current.SkipImportRotation
 }
 
 // retire keeps a connection, with its secret, until its last account is gone.

@@ -115,6 +115,11 @@ func (b *backend) pathRoleWrite(ctx context.Context, req *logical.Request, data 
 	if err != nil {
 		return nil, err
 	}
+	if before == nil {
+		if err := b.refuseStaticRoleName(ctx, req.Storage, name); err != nil {
+			return nil, err
+		}
+	}
 	r, err := mergeRole(before, name, data)
 	if err != nil {
 		return nil, err

@@ -51,7 +51,7 @@ func checkPostgres(stored storedConnection) error {
 	default:
 		return invalidField("auth_type", "%q is not supported; leave it empty or take cert", stored.detail("auth_type"))
 	}
-	if err := stored.refuseFlags("use_private_ip", "use_psc", "self_managed"); err != nil {
+	if err := stored.refuseFlags("use_private_ip", "use_psc"); err != nil {
 		return err
 	}
 	switch postgres.PasswordAuthentication(stored.detail("password_authentication")) {
