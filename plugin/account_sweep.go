@@ -234,7 +234,8 @@ func (w *sweeper) endOrphansOf(ctx context.Context, name string) error {
 	}
 	// In this order: a login seen now had its record before. One whose record
 	// goes meanwhile is ended twice, which does nothing.
-	logins, err := driver.Logins(ctx, usernamePrefix(mountID))
+	prefix := c.product.usernames.prefix(mountID)
+	logins, err := driver.Logins(ctx, prefix)
 	if err != nil {
 		return err
 	}
@@ -243,7 +244,7 @@ func (w *sweeper) endOrphansOf(ctx context.Context, name string) error {
 		return nil
 	}
 	for _, login := range logins {
-		if known[login] || !strings.HasPrefix(login, usernamePrefix(mountID)) {
+		if known[login] || !strings.HasPrefix(login, prefix) {
 			continue
 		}
 		now := b.now()

@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"strconv"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/hashicorp/go-secure-stdlib/base62"
@@ -66,8 +68,16 @@ func randomName(n int) (string, error) {
 	return string(raw), nil
 }
 
-// usernamePrefix begins the default names of a mount's logins.
+// usernamePrefix begins the default names of a mount's logins on most products.
 func usernamePrefix(mountID string) string { return "dbops-" + mountID + "-" }
+
+// prefix begins the default names of a mount's logins on the product.
+func (r usernameRule) prefix(mountID string) string {
+	if r.upper {
+		return "V_" + strings.ToUpper(mountID) + "_"
+	}
+	return usernamePrefix(mountID)
+}
 
 // username makes the name of a new login.
 func (b *backend) username(ctx context.Context, s logical.Storage, c *connection, displayName, roleName, entityID string) (string, error) {
@@ -77,7 +87,7 @@ func (b *backend) username(ctx context.Context, s logical.Storage, c *connection
 	}
 	custom := c.detail("username_template")
 	if custom == "" {
-		return c.product.usernames.name(id, displayName, roleName)
+		return c.product.usernames.name(id, displayName, roleName, b.now())
 	}
 	parsed, err := parseUsernameTemplate(custom)
 	if err != nil {
@@ -98,14 +108,17 @@ func (b *backend) username(ctx context.Context, s logical.Storage, c *connection
 }
 
 // name makes the default name of a login.
-func (r usernameRule) name(mountID, displayName, roleName string) (string, error) {
+func (r usernameRule) name(mountID, displayName, roleName string, now time.Time) (string, error) {
 	random, err := base62.Random(r.random)
 	if err != nil {
 		return "", fmt.Errorf("make user name: %w", err)
 	}
+	if r.upper {
+		return r.upperName(mountID, displayName, roleName, random, now), nil
+	}
 	var name string
 	if !r.noPrefix {
-		name = usernamePrefix(mountID)
+		name = r.prefix(mountID)
 	}
 	if part := namePart(displayName, r.display); part != "" {
 		name += part + "-"
@@ -114,6 +127,19 @@ func (r usernameRule) name(mountID, displayName, roleName string) (string, error
 		name += part + "-"
 	}
 	return name + random, nil
+}
+
+// upperName is a name in upper case; nothing is cut from its random part.
+func (r usernameRule) upperName(mountID, displayName, roleName, random string, now time.Time) string {
+	parts := make([]string, 0, 4)
+	for _, part := range []string{
+		namePart(displayName, r.display), namePart(roleName, r.role), random, strconv.FormatInt(now.Unix(), 10),
+	} {
+		if part != "" {
+			parts = append(parts, strings.ToUpper(part))
+		}
+	}
+	return r.prefix(mountID) + strings.Join(parts, "_")
 }
 
 // fits reports whether the server takes a name as it is.

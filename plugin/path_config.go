@@ -301,7 +301,11 @@ func (b *backend) checkConnection(ctx context.Context, c *connection) error {
 		return nil
 	}
 	// What the caller wrote does not work: a 503 would make clients repeat it.
-	refusal := invalidField("connection_url", "the connection does not work: %s", err)
+	field := "host"
+	if c.product.redactURL != nil {
+		field = "connection_url"
+	}
+	refusal := invalidField(field, "the connection does not work: %s", err)
 	var e *account.Error
 	if errors.As(err, &e) && e.Code == wire.CodeLoginRefused {
 		refusal.Field = "password"

@@ -60,7 +60,10 @@ type usernameRule struct {
 	// The default name is made of this mount's prefix, parts of the display name
 	// and of the role's name, and random characters. A part of length 0 is left
 	// out.
-	noPrefix              bool // the product's names are too short for it
+	noPrefix bool // the product's names are too short for it
+	// upper makes names as Vault's engine makes those of Redis, with the mount's
+	// id put in: V_<mount>_<display>_<role>_<random>_<unix time>, all upper case.
+	upper                 bool
 	display, role, random int
 }
 
@@ -69,6 +72,7 @@ func products() []*product {
 	return slices.Concat(
 		[]*product{postgresProduct()},
 		mysqlProducts(),
+		[]*product{redisProduct()},
 	)
 }
 

@@ -2,6 +2,7 @@ package plugin
 
 import (
 	"testing"
+	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
 	"github.com/stretchr/testify/require"
@@ -19,7 +20,7 @@ func TestProducts(t *testing.T) {
 		require.NotEmpty(t, p.engine)
 		require.NotEmpty(t, p.title)
 		require.True(t, p.secret("password"), "%s: a password is never read back", p.pluginName)
-		name, err := p.usernames.name("abcdefgh", "a display name beyond all measure", "a-role-name-beyond-all-measure")
+		name, err := p.usernames.name("abcdefgh", "a display name beyond all measure", "a-role-name-beyond-all-measure", time.Now())
 		require.NoError(t, err)
 		require.True(t, p.usernames.fits(name), "%s: %q", p.pluginName, name)
 		require.GreaterOrEqual(t, p.usernames.random, 11, "%s: what makes a name unique", p.pluginName)

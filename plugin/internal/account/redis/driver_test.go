@@ -351,6 +351,29 @@ func TestDriver_TLS(t *testing.T) {
 	require.Equal(t, wire.CodeLoginRefused, e.Code)
 }
 
+// The rights that README names are enough, for a user who saves.
+func TestDriver_LeastRights(t *testing.T) {
+	t.Parallel()
+	r := testenv.Redis(t, testenv.RedisOptions{Users: testenv.RedisUsersInConf})
+	command := []string{"ACL", "SETUSER", "vault", "on", ">root-password"}
+	r.Command(append(command, strings.Fields("+ping +info +acl|getuser +acl|setuser +acl|deluser +acl|users +acl|save +config|get +config|rewrite")...)...)
+	config := rootConfig(r)
+	config.Username, config.Password = "vault", wire.NewSecret("root-password")
+	d := open(t, config)
+	require.NoError(t, d.Verify(t.Context()))
+	create(t, d, "kept", "first")
+	create(t, d, "ended", "first")
+	require.NoError(t, d.Rotate(t.Context(), account.RotateRequest{Username: "kept", Password: wire.NewSecret("second")}))
+	require.NoError(t, d.End(t.Context(), account.EndRequest{Username: "ended"}))
+	names, err := d.Logins(t.Context(), "")
+	require.NoError(t, err)
+	require.ElementsMatch(t, []string{"default", "vault", "kept"}, names)
+	_, err = d.Identity(t.Context(), "")
+	require.NoError(t, err)
+	require.Equal(t, configFile, d.saving.place(time.Now()))
+	require.True(t, d.saving.proven)
+}
+
 func TestConfig_Refusals(t *testing.T) {
 	t.Parallel()
 	good := Config{Host: "db.example.test", Port: 6379, Username: "root", Password: wire.NewSecret("planted")}
