@@ -168,7 +168,7 @@ func terraform(t *testing.T, ours *engine, d *databases) {
 		}
 		assert.NotContains(t, a.text, rootPassword, r.name)
 	}
-	require.GreaterOrEqual(t, compared, 4, "resources compared")
+	require.GreaterOrEqual(t, compared, 11, "resources compared")
 	for _, path := range []string{"config/tf_postgresql", "roles/tf"} {
 		require.Equal(t, http.StatusNoContent, ours.ask(t, del("destroy", path)).status)
 		require.Equal(t, http.StatusNotFound, ours.ask(t, get("destroyed", path)).status, "a 404 takes it from Terraform's state")
