@@ -43,6 +43,8 @@ type accountState struct {
 	// loads makes requests that need all records wait for one reading of them.
 	loads singleflight.Group
 
+	strength passwordStrength
+
 	ttlMu    sync.Mutex
 	ttl      mountTTL
 	ttlUntil time.Time
@@ -106,6 +108,10 @@ func (b *backend) issueAccount(ctx context.Context, s logical.Storage, r account
 	if own := role.CredentialConfig[configPasswordPolicy]; own != "" {
 		policy = own
 	}
+	iterations, err := b.iterations(ctx, c, policy, r.OperationID)
+	if err != nil {
+		return issuedAccount{}, err
+	}
 	if issued.Password, err = b.newPassword(ctx, policy); err != nil {
 		return issuedAccount{}, err
 	}
@@ -125,7 +131,7 @@ func (b *backend) issueAccount(ctx context.Context, s logical.Storage, r account
 	// A caller that goes away must not leave open whether the login was made.
 	err = driver.Create(context.WithoutCancel(ctx), account.CreateRequest{
 		Username: issued.Username, Password: issued.Password, Expiration: now.Add(issued.TTL + expirySlack),
-		Statements: c.creationStatements(role), ConnectionLimit: r.ConnectionLimit,
+		Statements: c.creationStatements(role), ConnectionLimit: r.ConnectionLimit, Iterations: iterations,
 	})
 	if err == nil && ctx.Err() != nil {
 		err = context.Cause(ctx)

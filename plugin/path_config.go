@@ -293,6 +293,9 @@ func (b *backend) checkConnection(ctx context.Context, c *connection) error {
 	if err != nil {
 		return fieldFault(err)
 	}
+	if err := b.checkIterations(ctx, c); err != nil {
+		return err
+	}
 	if !c.VerifyConnection || c.flag(detailSelfManaged) {
 		return nil
 	}

@@ -26,6 +26,7 @@ func postgresProduct() *product {
 			"disable_escaping":        detailFlag,
 			"username_template":       detailString,
 			"password_authentication": detailString,
+			detailSCRAMIterations:     detailNumber,
 			"tls_ca":                  detailString,
 			"tls_certificate":         detailString,
 			"private_key":             detailSecret,
@@ -53,6 +54,9 @@ func checkPostgres(stored storedConnection) error {
 	}
 	if err := stored.refuseFlags("use_private_ip", "use_psc"); err != nil {
 		return err
+	}
+	if n := stored.number(detailSCRAMIterations); n < 0 || n > mostSCRAMIterations {
+		return invalidField(detailSCRAMIterations, "is not between 1 and %d", mostSCRAMIterations)
 	}
 	switch postgres.PasswordAuthentication(stored.detail("password_authentication")) {
 	case "", postgres.SCRAM, postgres.Plain:

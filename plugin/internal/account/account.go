@@ -59,6 +59,9 @@ type CreateRequest struct {
 	Statements []string
 	// ConnectionLimit caps the login's sessions; 0 leaves it to the statements.
 	ConnectionLimit int
+	// Iterations is how often the password is stretched, where the product has a
+	// verifier (SCRAM); 0 is the product's default.
+	Iterations int
 }
 
 // RenewRequest moves a login's expiry.

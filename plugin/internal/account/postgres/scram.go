@@ -19,11 +19,16 @@ const (
 // scramVerifier computes what PostgreSQL stores for a password, in its own text
 // form, so that the password itself is never sent.
 func scramVerifier(password string) (string, error) {
+	return scramVerifierOf(password, scramIterations)
+}
+
+// scramVerifierOf is scramVerifier with a number of iterations, 1 or more.
+func scramVerifierOf(password string, iterations int) (string, error) {
 	salt := make([]byte, scramSaltBytes)
 	if _, err := rand.Read(salt); err != nil {
 		return "", fmt.Errorf("make salt: %w", err)
 	}
-	return scramVerifierWith(password, salt, scramIterations)
+	return scramVerifierWith(password, salt, iterations)
 }
 
 func scramVerifierWith(password string, salt []byte, iterations int) (string, error) {
