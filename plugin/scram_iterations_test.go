@@ -88,7 +88,7 @@ func TestPasswordBits(t *testing.T) {
 	}
 	for length := 8; length <= 40; length += 4 {
 		bits := passwordBits(draw(func(int) string { return random(length) }))
-		require.Less(t, bits, 5.94.7*float64(length))
+		require.Less(t, bits, 5.9542*float64(length))
 		require.Greater(t, bits, 4.7*float64(length))
 	}
 	require.Less(t, passwordBits(draw(func(i int) string { return strings.Repeat("a", 100) + fmt.Sprint(i) })), 10.0)
