@@ -77,7 +77,21 @@ type Decision struct {
 	MaxRows     int64         `json:"max_rows,omitempty"`     // 0: no limit
 	MaxDuration time.Duration `json:"max_duration,omitempty"` // nanoseconds; 0: the engine's default
 	RequireTLS  bool          `json:"require_tls,omitempty"`
-	RetryAt     time.Time     `json:"retry_at,omitzero"`
+	// Approvals are what must be agreed to before the operation runs; each of
+	// them has to be met. One approval may count for several.
+	Approvals []ApprovalNeed `json:"approvals,omitempty"`
+	RetryAt   time.Time      `json:"retry_at,omitzero"`
+}
+
+// ApprovalNeed is what one policy asks of approvers.
+type ApprovalNeed struct {
+	Policy string `json:"policy"`
+	// Count is how many different people have to approve, at least 1.
+	Count int `json:"count"`
+	// Groups are ids of identity groups; an approver is a member of one of them.
+	Groups []string `json:"groups"`
+	// TTL is how long an approval holds, in nanoseconds; 0 is the plugin's default.
+	TTL time.Duration `json:"ttl,omitempty"`
 }
 
 // Result is how an operation ended.
