@@ -275,7 +275,7 @@ func (b *backend) decideAgain(r *operationRecord, sides *operationSides, estimat
 	ask := b.policyRequest(who, r.Kind, sides)
 	ask.Estimates = estimates
 	policies := b.ops.policyList()
-	decision := policy.Evaluate(policies, ask, b.now())
+	decision := fulfillable(policy.Evaluate(policies, ask, b.now()))
 	pinned := &pins{SourceConfig: sides.source.config, TargetConfig: sides.target.config}
 	if pinned.SourceFacts, err = sides.source.facts.factsDigest(); err != nil {
 		return wire.Decision{}, nil, err

@@ -200,7 +200,7 @@ func (b *backend) requestOperation(ctx context.Context, s logical.Storage, who c
 	o := b.ops
 	o.mu.Lock()
 	ask.History = o.history(who.EntityID, op.Source, op.Target)
-	op.Decision = policy.Evaluate(slices.Collect(maps.Values(o.policies)), ask, now)
+	op.Decision = fulfillable(policy.Evaluate(slices.Collect(maps.Values(o.policies)), ask, now))
 	reservation := admission{id: id, entity: who.EntityID, source: op.Source, target: op.Target, at: now}
 	if op.Decision.Allowed {
 		o.admit(reservation)

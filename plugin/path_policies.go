@@ -98,6 +98,10 @@ func policyFields() map[string]*framework.FieldSchema {
 		policy.RuleMaxRows:                    {Type: framework.TypeInt64, Description: "Rows of the source. 0 means no limit."},
 		policy.RuleRequireTLS:                 flag("Both connections must be encrypted.", false),
 		policy.RuleAllowProtectedTarget:       flag("The target may be a protected connection.", false),
+
+		"approvals_count":  {Type: framework.TypeInt, Description: "Different people who must approve the plan. 0 means none."},
+		"approvals_groups": list("Ids of identity groups whose members may approve."),
+		"approvals_ttl":    {Type: framework.TypeDurationSecond, Description: "How long an approval holds. 0 means the plugin's default."},
 	}
 }
 
@@ -128,6 +132,11 @@ func (b *backend) pathPolicyRead(ctx context.Context, req *logical.Request, d *f
 		return nil, err
 	}
 	data["max_duration"] = int64(p.MaxDuration / time.Second)
+	delete(data, policy.RuleApprovals)
+	data["approvals_count"], data["approvals_groups"], data["approvals_ttl"] = 0, []string{}, int64(0)
+	if a := p.Approvals; a != nil {
+		data["approvals_count"], data["approvals_groups"], data["approvals_ttl"] = a.Count, a.Groups, int64(a.TTL/time.Second)
+	}
 	for _, field := range []string{"entities", "groups", "operations", "sources", "targets", policy.RuleAllowedOperations} {
 		if data[field] == nil {
 			data[field] = []any{}
@@ -198,6 +207,7 @@ func (b *backend) pathPolicyWrite(ctx context.Context, req *logical.Request, d *
 	if given("max_duration") {
 		p.MaxDuration = time.Duration(fieldOf[int](d, "max_duration")) * time.Second
 	}
+	p.Approvals = approvalsOf(p.Approvals, d, given)
 	p.Name = name
 	p.Version++
 	if err := p.Validate(); err != nil {
@@ -211,6 +221,31 @@ func (b *backend) pathPolicyWrite(ctx context.Context, req *logical.Request, d *
 	b.ops.policies[name] = p
 	b.ops.mu.Unlock()
 	return nil, nil
+}
+
+// approvalsOf is the rule with the fields that were given; a count of 0 takes it
+// away.
+func approvalsOf(was *policy.Approvals, d *framework.FieldData, given func(string) bool) *policy.Approvals {
+	var a policy.Approvals
+	if was != nil {
+		a = *was
+	}
+	if given("approvals_count") {
+		a.Count = fieldOf[int](d, "approvals_count")
+		if _, explicit := d.GetOk("approvals_count"); explicit && a.Count == 0 {
+			return nil
+		}
+	}
+	if given("approvals_groups") {
+		a.Groups = fieldOf[[]string](d, "approvals_groups")
+	}
+	if given("approvals_ttl") {
+		a.TTL = time.Duration(fieldOf[int](d, "approvals_ttl")) * time.Second
+	}
+	if a.Count == 0 && len(a.Groups) == 0 && a.TTL == 0 {
+		return nil
+	}
+	return &a
 }
 
 func (b *backend) pathPolicyEvaluate(ctx context.Context, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {

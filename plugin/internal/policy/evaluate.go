@@ -97,6 +97,9 @@ func Evaluate(policies []Policy, r Request, now time.Time) wire.Decision {
 		allowed.MaxRows = stricter(allowed.MaxRows, p.MaxRows)
 		allowed.MaxDuration = stricter(allowed.MaxDuration, p.MaxDuration)
 		allowed.RequireTLS = allowed.RequireTLS || p.RequireTLS
+		if a := p.Approvals; a != nil && a.Count > 0 {
+			allowed.Approvals = append(allowed.Approvals, wire.ApprovalNeed{Policy: p.Name, Count: a.Count, Groups: a.Groups, TTL: a.TTL})
+		}
 	}
 	if r.History == nil {
 		return allowed

@@ -123,6 +123,12 @@ func TestEvaluate_Golden(t *testing.T) {
 			"waiting would not help", func(_ *policy.Policy, r *policy.Request) { r.History.Entity = minutesAgo(1, 2, 3, 4, 5) },
 			[]policy.Policy{{Name: "zz-freeze", Entities: []string{"*"}, Sources: []string{"*"}, Targets: []string{"*"}}},
 		},
+		"approvals": {"each policy that asks contributes its need", func(p *policy.Policy, _ *policy.Request) {
+			p.Approvals = &policy.Approvals{Count: 2, Groups: []string{"g-leads"}, TTL: time.Hour}
+		}, []policy.Policy{{
+			Name: "audit", Entities: []string{"*"}, Sources: []string{"*"}, Targets: []string{"*"}, AllowedOperations: []string{"*"},
+			Approvals: &policy.Approvals{Count: 1, Groups: []string{"g-audit"}},
+		}}},
 		"only_by_another_name": {"a policy for another name of the target does not permit", func(_ *policy.Policy, r *policy.Request) {
 			r.Target = []policy.Connection{{Name: "alias", Engine: wire.EnginePostgres}, r.Target[0]}
 		}, nil},
@@ -167,7 +173,7 @@ func TestEvaluate_Rules(t *testing.T) {
 		"per_mount": "rate_limited/max_operations_per_hour_mount", "concurrent": "rate_limited/max_concurrent",
 		"already_admitted": "/", "too_many_bytes": "limit_exceeded/max_bytes", "too_many_rows": "limit_exceeded/max_rows",
 		"unclassified": "unclassified/labels", "label_differs": "denied/default_deny", "label_matches": "/",
-		"strictest_limits": "/", "prohibition_wins": "denied/allowed_operations", "hard_refusal_before_rate": "denied/allowed_operations",
+		"approvals": "/", "strictest_limits": "/", "prohibition_wins": "denied/allowed_operations", "hard_refusal_before_rate": "denied/allowed_operations",
 		"only_by_another_name": "denied/default_deny", "source_glob_misses": "denied/default_deny",
 	} {
 		content, err := os.ReadFile(filepath.Join("testdata", "decisions", name+".json"))
@@ -204,6 +210,9 @@ func TestValidate(t *testing.T) {
 		"allowed_operations":      func(p *policy.Policy) { p.AllowedOperations = []string{"clon"} },
 		"max_operations_per_hour": func(p *policy.Policy) { p.MaxOperationsPerHour = -1 },
 		"max_rows":                func(p *policy.Policy) { p.MaxRows = -1 },
+		"approvals_count":         func(p *policy.Policy) { p.Approvals = &policy.Approvals{Groups: []string{"g"}} },
+		"approvals_groups":        func(p *policy.Policy) { p.Approvals = &policy.Approvals{Count: 1} },
+		"approvals_ttl":           func(p *policy.Policy) { p.Approvals = &policy.Approvals{Count: 1, Groups: []string{"g"}, TTL: -1} },
 	} {
 		p := base()
 		change(&p)

@@ -67,6 +67,37 @@ type Policy struct {
 	MaxRows              int64         `json:"max_rows"`       // 0: no limit
 	RequireTLS           bool          `json:"require_tls"`    // on both sides
 	AllowProtectedTarget bool          `json:"allow_protected_target"`
+
+	// Approvals asks for people's consent to the plan; nil asks for none.
+	Approvals *Approvals `json:"approvals,omitempty"`
+}
+
+// Approvals says who has to agree to an operation before it runs.
+type Approvals struct {
+	Count  int           `json:"count"`  // different people, at least 1
+	Groups []string      `json:"groups"` // ids; an approver is a member of one of them
+	TTL    time.Duration `json:"ttl"`    // nanoseconds an approval holds; 0: the plugin's default
+}
+
+func (a *Approvals) validate() *wire.Error {
+	switch {
+	case a == nil:
+		return nil
+	case a.Count < 0:
+		return invalid(RuleApprovals+"_count", "must not be negative; 0 asks for no approval")
+	case a.Count == 0:
+		return invalid(RuleApprovals+"_count", "approvals_groups and approvals_ttl need an approvals_count")
+	case len(a.Groups) == 0:
+		return invalid(RuleApprovals+"_groups", "name at least one group id whose members may approve")
+	case a.TTL < 0:
+		return invalid(RuleApprovals+"_ttl", "must not be negative; 0 means the default")
+	}
+	for _, id := range a.Groups {
+		if strings.TrimSpace(id) == "" || id == Any {
+			return invalid(RuleApprovals+"_groups", "groups are ids of identity groups")
+		}
+	}
+	return nil
 }
 
 // Names of the rules, as they stand in decisions and as fields of policies.
@@ -85,6 +116,7 @@ const (
 	RuleMaxRows                    = "max_rows"
 	RuleRequireTLS                 = "require_tls"
 	RuleAllowProtectedTarget       = "allow_protected_target"
+	RuleApprovals                  = "approvals"       // fields: approvals_count, approvals_groups, approvals_ttl
 	RuleLabels                     = "labels"          // every label key that a policy mentions is carried
 	RuleDefaultDeny                = "default_deny"    // no policy matches
 	RuleSameDatabase               = "same_database"   // decided outside of policies
@@ -147,6 +179,9 @@ func (p Policy) Validate() error {
 		if limit.value < 0 {
 			return invalid(limit.field, "must not be negative; 0 means no limit")
 		}
+	}
+	if err := p.Approvals.validate(); err != nil {
+		return err
 	}
 	return nil
 }
