@@ -71,7 +71,10 @@ type accountRequest struct {
 
 // issuedAccount is a login that was made.
 type issuedAccount struct {
-	RecordID string
+	RecordID     string
+	ConnectionID string
+	// AtServer says that the server keeps the record.
+	AtServer bool
 	Username string
 	Password wire.Secret
 	TTL      time.Duration
@@ -122,6 +125,18 @@ func (b *backend) issueAccount(ctx context.Context, s logical.Storage, r account
 		Purpose: r.Purpose, Side: r.Side, OperationID: r.OperationID, EntityID: r.EntityID,
 		CreatedAt: now, ExpiresAt: now.Add(issued.TTL), Revocation: role.RevocationStatements,
 	}
+	request := account.CreateRequest{
+		Username: issued.Username, Password: issued.Password, Expiration: now.Add(issued.TTL + expirySlack),
+		Statements: c.creationStatements(role), ConnectionLimit: r.ConnectionLimit, Iterations: iterations,
+	}
+	if record.atServer, err = b.serverKeeps(ctx, s, c, driver, role, record); err != nil {
+		return issuedAccount{}, err
+	}
+	if record.atServer {
+		if request.Note, err = noteOf(record, now.Add(issued.MaxTTL)); err != nil {
+			return issuedAccount{}, err
+		}
+	}
 	if err := b.admitAccount(ctx, s, c, role, record); err != nil {
 		return issuedAccount{}, err
 	}
@@ -129,17 +144,14 @@ func (b *backend) issueAccount(ctx context.Context, s logical.Storage, r account
 		return issuedAccount{}, err
 	}
 	// A caller that goes away must not leave open whether the login was made.
-	err = driver.Create(context.WithoutCancel(ctx), account.CreateRequest{
-		Username: issued.Username, Password: issued.Password, Expiration: now.Add(issued.TTL + expirySlack),
-		Statements: c.creationStatements(role), ConnectionLimit: r.ConnectionLimit, Iterations: iterations,
-	})
+	err = driver.Create(context.WithoutCancel(ctx), request)
 	if err == nil && ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
 	if err != nil {
 		return issuedAccount{}, errors.Join(c.explain(err), b.giveUp(context.WithoutCancel(ctx), s, record, err))
 	}
-	issued.RecordID = record.ID
+	issued.RecordID, issued.ConnectionID, issued.AtServer = record.ID, c.ID, record.atServer
 	return issued, nil
 }
 
@@ -218,9 +230,12 @@ func (b *backend) mountLimits() mountTTL {
 	return b.accounts.ttl
 }
 
-// keepRecord stores a record and notes when it is due.
+// keepRecord stores a record, unless the server keeps it, and notes when it is due.
 func (b *backend) keepRecord(ctx context.Context, s logical.Storage, record *accountRecord) error {
 	b.accounts.index.put(record, endOf(record), 0)
+	if record.atServer {
+		return nil
+	}
 	if err := putStored(ctx, s, prefixAccount+record.ID, record); err != nil {
 		// It may have been stored all the same; then the sweep finds it later.
 		return err
@@ -233,8 +248,10 @@ func (b *backend) keepRecord(ctx context.Context, s logical.Storage, record *acc
 func (b *backend) giveUp(ctx context.Context, s logical.Storage, record *accountRecord, cause error) error {
 	var e *account.Error
 	if errors.As(cause, &e) && !e.Ambiguous {
-		if err := deleteStored(ctx, s, prefixAccount+record.ID); err != nil {
-			return err
+		if !record.atServer {
+			if err := deleteStored(ctx, s, prefixAccount+record.ID); err != nil {
+				return err
+			}
 		}
 		b.accounts.index.remove(record.ID)
 		return nil
@@ -243,7 +260,8 @@ func (b *backend) giveUp(ctx context.Context, s logical.Storage, record *account
 	if e != nil {
 		due = due.Add(ambiguousWait)
 	}
-	record.ExpiresAt = due
+	// Stored in any case: the server would keep the login until its full time.
+	record.ExpiresAt, record.atServer = due, false
 	b.accounts.index.put(record, due, 0)
 	return putStored(ctx, s, prefixAccount+record.ID, record)
 }
@@ -258,7 +276,7 @@ func errEnded() *wire.Error {
 // record. The record is moved first: should the server refuse, the lease's end
 // still ends the login.
 func (b *backend) renewAccount(ctx context.Context, s logical.Storage, recordID string, ttl time.Duration) error {
-	record, err := getRecord(ctx, s, recordID)
+	record, err := b.record(ctx, s, recordID)
 	if err != nil {
 		return err
 	}
@@ -282,6 +300,8 @@ func (b *backend) renewAccount(ctx context.Context, s logical.Storage, recordID 
 	} else if role != nil {
 		statements = role.RenewStatements
 	}
+	// Statements of one's own need not move what the server knows.
+	record.atServer = record.atServer && len(statements) == 0
 	record.ExpiresAt = b.now().Add(ttl)
 	if err := b.keepRecord(ctx, s, record); err != nil {
 		return err
@@ -306,7 +326,7 @@ func (b *backend) endAccount(ctx context.Context, s logical.Storage, recordID st
 }
 
 func (b *backend) endRecord(ctx context.Context, s logical.Storage, recordID string) error {
-	record, err := getRecord(ctx, s, recordID)
+	record, err := b.record(ctx, s, recordID)
 	if err != nil {
 		return err
 	}
@@ -317,8 +337,10 @@ func (b *backend) endRecord(ctx context.Context, s logical.Storage, recordID str
 	if err := b.endLogin(ctx, s, record); err != nil {
 		return errors.Join(err, b.retryLater(ctx, s, record, err))
 	}
-	if err := deleteStored(ctx, s, prefixAccount+recordID); err != nil {
-		return err
+	if !record.atServer {
+		if err := deleteStored(ctx, s, prefixAccount+recordID); err != nil {
+			return err
+		}
 	}
 	if b.accounts.index.attempts(recordID) > 0 {
 		if err := deleteStored(ctx, s, prefixRevocation+revocationID(recordID)); err != nil {
@@ -386,6 +408,14 @@ func retryPause(attempts int, unreachable bool) time.Duration {
 // retryLater stores that an account could not be ended and when to try again.
 func (b *backend) retryLater(ctx context.Context, s logical.Storage, record *accountRecord, cause error) error {
 	now := b.now()
+	if record.atServer {
+		// Its time at the server may be over soon, and with it what the server
+		// knows of it would not be looked for any more.
+		record.atServer, record.ExpiresAt = false, now
+		if err := putStored(ctx, s, prefixAccount+record.ID, record); err != nil {
+			return err
+		}
+	}
 	key := prefixRevocation + revocationID(record.ID)
 	failed, err := getStored[revocation](ctx, s, key)
 	if err != nil {

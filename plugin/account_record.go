@@ -18,7 +18,8 @@ const groupCreds = "creds"
 
 // accountRecord is the entry under account/<group>/<ulid>, the group being the
 // operation's id or [groupCreds]. It is written before the login is made and
-// deleted after the login is gone, so every login has one at any time.
+// deleted after the login is gone, so every login has one at any time. For logins
+// of creds/ the server itself keeps it where it can; see [accountNote].
 type accountRecord struct {
 	ID           string       `json:"id"` // <group>/<ulid>
 	Connection   string       `json:"connection"`
@@ -34,6 +35,9 @@ type accountRecord struct {
 	ExpiresAt time.Time `json:"expires_at"`
 	// Revocation are the role's statements when the account was made.
 	Revocation []string `json:"revocation_statements,omitempty"`
+
+	// atServer says that the server keeps this record and storage does not.
+	atServer bool
 }
 
 // newRecordID makes the id of a record in a group.
@@ -47,6 +51,14 @@ func newRecordID(operationID string) string {
 
 func getRecord(ctx context.Context, s logical.Storage, id string) (*accountRecord, error) {
 	return getStored[accountRecord](ctx, s, prefixAccount+id)
+}
+
+// record returns what is known of an account, wherever its record is kept, or nil.
+func (b *backend) record(ctx context.Context, s logical.Storage, id string) (*accountRecord, error) {
+	if kept := b.accounts.index.keptAtServer(id); kept != nil {
+		return kept, nil
+	}
+	return getRecord(ctx, s, id)
 }
 
 // revocation is the entry under revocation/<ulid of the record>: an account that
@@ -69,10 +81,13 @@ func revocationID(recordID string) string { return recordID[strings.LastIndex(re
 // without reading storage. It is complete once loaded.
 type accountIndex struct {
 	mu      sync.Mutex
-	loaded  bool
+	loaded  bool // all stored records are known
 	entries map[string]*accountEntry
-	counts  capCounts
-	now     func() time.Time
+	// asked are the connection ids whose server has told, since the start, which
+	// logins it keeps.
+	asked  map[string]bool
+	counts capCounts
+	now    func() time.Time
 }
 
 type accountEntry struct {
@@ -82,10 +97,12 @@ type accountEntry struct {
 	due          time.Time
 	attempts     int
 	scopes       []capScope // in which it counts
+	// kept is the record when the server keeps it.
+	kept *accountRecord
 }
 
 func newAccountIndex(now func() time.Time) *accountIndex {
-	return &accountIndex{entries: make(map[string]*accountEntry), counts: make(capCounts), now: now}
+	return &accountIndex{entries: make(map[string]*accountEntry), asked: make(map[string]bool), counts: make(capCounts), now: now}
 }
 
 // put notes a record and when it is due.
@@ -105,6 +122,37 @@ func (x *accountIndex) set(r *accountRecord, due time.Time, attempts int, now ti
 	}
 	entry.connection, entry.connectionID, entry.username = r.Connection, r.ConnectionID, r.Username
 	entry.due, entry.attempts = due, attempts
+	entry.kept = nil
+	if r.atServer {
+		kept := *r
+		entry.kept = &kept
+	}
+}
+
+// keptAtServer returns a copy of a record that a server keeps, nil when there is
+// none or it is in storage.
+func (x *accountIndex) keptAtServer(id string) *accountRecord {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	entry := x.entries[id]
+	if entry == nil || entry.kept == nil {
+		return nil
+	}
+	kept := *entry.kept
+	return &kept
+}
+
+// setAsked notes that a connection's server has told which logins it keeps.
+func (x *accountIndex) setAsked(connectionID string) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.asked[connectionID] = true
+}
+
+func (x *accountIndex) wasAsked(connectionID string) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.asked[connectionID]
 }
 
 // add is put for a record read from storage; what is known already is newer.
@@ -174,16 +222,15 @@ func (x *accountIndex) servers() (ids map[string]bool, ok bool) {
 	return ids, x.loaded
 }
 
-// usernames lists the names of all accounts; ok is false before the index is
-// complete.
-func (x *accountIndex) usernames() (names map[string]bool, ok bool) {
+// usernames lists the names of all accounts that are known.
+func (x *accountIndex) usernames() map[string]bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	names = make(map[string]bool, len(x.entries))
+	names := make(map[string]bool, len(x.entries))
 	for _, entry := range x.entries {
 		names[entry.username] = true
 	}
-	return names, x.loaded
+	return names
 }
 
 // load reads every record. It may run beside requests that write some.

@@ -3,8 +3,6 @@ package plugin
 import (
 	"context"
 	"errors"
-	"fmt"
-	"strings"
 	"sync"
 	"time"
 
@@ -17,10 +15,13 @@ import (
 // Times of the sweep. With these no account outlives its ttl by more than 60 s as
 // long as its server and Vault can be reached.
 const (
-	sweepEvery    = 5 * time.Second
-	orphansEvery  = 10 * time.Minute
-	orphansAtOnce = 4 // connections asked at the same time
-	endsAtOnce    = 4 // accounts of one server, as many as it has sessions by default
+	sweepEvery   = 5 * time.Second
+	orphansEvery = 10 * time.Minute
+	asksAtOnce   = 32 // servers asked at the same time; some may not answer
+	// askAgain is when a server that did not answer is asked again: what it keeps
+	// is ended within a minute of its return.
+	askAgain   = 20 * time.Second
+	endsAtOnce = 4 // accounts of one server, as many as it has sessions by default
 	// retiredKept is longer than a creation takes that had begun when its
 	// connection was deleted.
 	retiredKept = time.Minute
@@ -38,6 +39,18 @@ type sweeper struct {
 	busy map[string]bool
 	// pauses is until when servers that could not be reached are left alone.
 	pauses map[string]time.Time
+	// asks is when each server is asked next which logins it has, and answered
+	// which have told once; both by connection id.
+	asks     map[string]time.Time
+	answered map[string]bool
+	slots    chan struct{}
+}
+
+func newSweeper(b *backend, s logical.Storage) *sweeper {
+	return &sweeper{
+		b: b, storage: s, busy: make(map[string]bool), pauses: make(map[string]time.Time),
+		asks: make(map[string]time.Time), answered: make(map[string]bool), slots: make(chan struct{}, asksAtOnce),
+	}
 }
 
 // sweep is the life of the sweeper. What it starts ends with ctx.
@@ -47,15 +60,13 @@ func (w *sweeper) sweep(ctx context.Context) {
 	}
 	ticker := time.NewTicker(sweepEvery)
 	defer ticker.Stop()
-	var nextOrphans time.Time
 	for {
 		w.endDue()
 		if err := w.forgetRetired(ctx); err != nil && ctx.Err() == nil {
 			w.b.Logger().Warn("retired connections were not looked through", "error", err)
 		}
-		if now := w.b.now(); !now.Before(nextOrphans) {
-			nextOrphans = now.Add(orphansEvery)
-			w.b.work.run(w.endOrphans)
+		if err := w.askServers(ctx); err != nil && ctx.Err() == nil {
+			w.b.Logger().Warn("connections cannot be listed", "error", err)
 		}
 		select {
 		case <-ctx.Done():
@@ -177,7 +188,7 @@ func (w *sweeper) forgetRetired(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if stored != nil && w.b.now().Before(stored.RetiredAt.Add(retiredKept)) {
+		if stored != nil && w.mayHaveAccounts(stored) {
 			continue
 		}
 		if err := deleteStored(ctx, w.storage, prefixRetired+id); err != nil {
@@ -188,78 +199,85 @@ func (w *sweeper) forgetRetired(ctx context.Context) error {
 	return nil
 }
 
-// endOrphans looks on every server for logins with this mount's id in their name
-// that have no record, which a restored snapshot of Vault's storage leaves, and
-// ends them.
-func (w *sweeper) endOrphans(ctx context.Context) {
-	names, err := listStored(ctx, w.storage, prefixConfig)
-	if err != nil {
-		if ctx.Err() == nil {
-			w.b.Logger().Warn("connections cannot be listed", "error", err)
-		}
-		return
+// mayHaveAccounts reports whether a deleted connection may still have accounts
+// that are not known: those that were being made when it was deleted, and those
+// whose record is kept by its server, which was not heard since the start. The
+// latter are over when no lease can last any longer.
+func (w *sweeper) mayHaveAccounts(c *storedConnection) bool {
+	wait := retiredKept
+	if product, err := productOf(c.PluginName); err == nil && product.keepsRecords && !w.b.accounts.index.wasAsked(c.ID) {
+		wait += w.b.mountLimits().longest
 	}
-	slots := make(chan struct{}, orphansAtOnce)
-	var group sync.WaitGroup
-	for _, name := range names {
-		select {
-		case slots <- struct{}{}:
-		case <-ctx.Done():
-			group.Wait()
-			return
-		}
-		group.Go(func() {
-			defer func() { <-slots }()
-			if err := w.endOrphansOf(ctx, name); err != nil && ctx.Err() == nil {
-				w.b.Logger().Warn("logins without a record were not looked for", "connection", name, "error", err)
-			}
-		})
-	}
-	group.Wait()
+	return w.b.now().Before(c.RetiredAt.Add(wait))
 }
 
-func (w *sweeper) endOrphansOf(ctx context.Context, name string) error {
-	b := w.b
-	c, err := b.connections.get(ctx, w.storage, name)
-	if err != nil || c == nil {
-		return err
-	}
-	mountID, err := b.mountID(ctx, w.storage)
-	if err != nil {
-		return err
-	}
-	driver, err := c.open()
-	if err != nil {
-		return err
-	}
-	// In this order: a login seen now had its record before. One whose record
-	// goes meanwhile is ended twice, which does nothing.
-	prefix := c.product.usernames.prefix(mountID)
-	logins, err := driver.Logins(ctx, prefix)
-	if err != nil {
-		return err
-	}
-	known, complete := b.accounts.index.usernames()
-	if !complete {
-		return nil
-	}
-	for _, login := range logins {
-		if known[login] || !strings.HasPrefix(login, prefix) {
-			continue
-		}
-		now := b.now()
-		record := &accountRecord{
-			ID: newRecordID(""), Connection: c.Name, ConnectionID: c.ID, Username: login, CreatedAt: now, ExpiresAt: now,
-		}
-		if err := b.keepRecord(ctx, w.storage, record); err != nil {
+// askServers asks each server that it is time for which of our logins it has.
+func (w *sweeper) askServers(ctx context.Context) error {
+	for _, place := range []struct {
+		prefix string
+		get    func(context.Context, logical.Storage, string) (*connection, error)
+	}{{prefixConfig, w.b.connections.get}, {prefixRetired, w.b.retired.get}} {
+		names, err := listStored(ctx, w.storage, place.prefix)
+		if err != nil {
 			return err
 		}
-		b.Logger().Warn("a login of this mount has no record and is ended", "connection", c.Name, "username", login)
-		if err := b.endAccount(ctx, w.storage, record.ID); err != nil {
-			return fmt.Errorf("end %s: %w", login, err)
+		for _, name := range names {
+			c, err := place.get(ctx, w.storage, name)
+			if err != nil {
+				w.b.Logger().Warn("a connection cannot be used", "connection", name, "error", err)
+				continue
+			}
+			if c == nil || place.prefix == prefixRetired && !c.product.keepsRecords || !w.takeAsk(c.ID) {
+				continue
+			}
+			w.b.work.run(func(ctx context.Context) {
+				select {
+				case w.slots <- struct{}{}:
+					err := w.ask(ctx, c)
+					<-w.slots
+					w.asked(ctx, c, err)
+				case <-ctx.Done():
+				}
+			})
 		}
 	}
 	return nil
+}
+
+func (w *sweeper) ask(ctx context.Context, c *connection) error {
+	orphans, err := w.b.askServer(ctx, w.storage, c)
+	if err != nil {
+		return err
+	}
+	return w.b.endOrphans(ctx, w.storage, c, orphans)
+}
+
+// takeAsk reports whether it is time to ask a server, and notes that it is asked.
+func (w *sweeper) takeAsk(server string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if next, known := w.asks[server]; known && w.b.now().Before(next) {
+		return false
+	}
+	w.asks[server] = w.b.now().Add(orphansEvery)
+	return true
+}
+
+// asked notes when to ask next. After the first answer it is asked once more soon:
+// what another process of this mount had begun when it ended may come late.
+func (w *sweeper) asked(ctx context.Context, c *connection, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch {
+	case err != nil:
+		w.asks[c.ID] = w.b.now().Add(askAgain)
+		if ctx.Err() == nil {
+			w.b.Logger().Warn("logins without a record were not looked for", "connection", c.Name, "error", err)
+		}
+	case !w.answered[c.ID]:
+		w.answered[c.ID] = true
+		w.asks[c.ID] = w.b.now().Add(ambiguousWait)
+	}
 }
 
 // unavailable reports whether err says that a server cannot be reached, in the

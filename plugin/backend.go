@@ -21,7 +21,9 @@ const DefaultVersion = "v0.1.0"
 
 // schemaVersion is the layout of our storage. A mount written by a newer plugin
 // is refused: reading it with an older one could lose accounts.
-const schemaVersion = 1
+//
+// 2: servers keep records of logins, which version 1 would take for orphans.
+const schemaVersion = 2
 
 var _ logical.Factory = Factory
 
@@ -173,7 +175,7 @@ func (b *backend) initialize(ctx context.Context, req *logical.InitializationReq
 	if _, err := b.mountID(ctx, req.Storage); err != nil {
 		return err
 	}
-	sweeper := &sweeper{b: b, storage: req.Storage, pauses: make(map[string]time.Time), busy: make(map[string]bool)}
+	sweeper := newSweeper(b, req.Storage)
 	b.work.run(sweeper.sweep)
 	b.work.run(func(ctx context.Context) { b.rotations.work(ctx, req.Storage) })
 	return b.opsInitialize(ctx, req)
@@ -221,13 +223,14 @@ type schema struct {
 	Version int `json:"version"`
 }
 
-// checkSchema writes the version into a new mount and refuses a newer one.
+// checkSchema writes the version into a new or older mount and refuses a newer
+// one.
 func (b *backend) checkSchema(ctx context.Context, s logical.Storage) error {
 	stored, err := getStored[schema](ctx, s, keySchema)
 	if err != nil {
 		return err
 	}
-	if stored == nil {
+	if stored == nil || stored.Version < schemaVersion {
 		if !b.WriteSafeReplicationState() {
 			return nil
 		}

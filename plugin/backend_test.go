@@ -22,7 +22,9 @@ import (
 const rootPassword = "planted-root-password"
 
 const (
-	createLogin  = `CREATE ROLE "{{name}}" LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}'`
+	createLogin = `CREATE ROLE "{{name}}" LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}'`
+	// createStored makes logins whose records are kept in Vault's storage.
+	createStored = createMember + ` COMMENT ON ROLE "{{name}}" IS 'one of somebody''s own'`
 	createMember = createLogin + ` CONNECTION LIMIT 4 IN ROLE dbops_read; ALTER ROLE "{{name}}" SET role TO dbops_read;`
 )
 

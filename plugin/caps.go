@@ -281,13 +281,14 @@ func (x *accountIndex) firstToEnd(scope capScope, now time.Time) time.Time {
 }
 
 // admitAccount keeps to the limits of the role and its connection. After a start
-// it reads all records first, when there are limits.
+// it reads all records first, when there are limits, and asks the server for those
+// that it keeps.
 func (b *backend) admitAccount(ctx context.Context, s logical.Storage, c *connection, role *role, record *accountRecord) error {
 	due := endOf(record)
 	if record.OperationID != "" || role.none() && c.none() {
 		return b.accounts.index.admit(record, due, nil, b.now())
 	}
-	if err := b.loadAccounts(ctx, s); err != nil {
+	if err := b.learnAccounts(ctx, s, c); err != nil {
 		return err
 	}
 	rules := append(role.rules(capOfRole, role.Name, record.EntityID), c.rules(capOfConnection, c.Name, record.EntityID)...)

@@ -59,8 +59,9 @@ func (s countedSystem) EntityInfo(id string) (*logical.Entity, error) {
 	return s.StaticSystemView.EntityInfo(id)
 }
 
-// A login costs one write to Vault besides those of its lease, its end one read
-// and one deletion, and nothing else.
+// A login whose record the server keeps costs no call to Vault besides those of its
+// lease, and its end none. Elsewhere it costs one write, its end one read and one
+// deletion.
 func TestCreds_CallsToVault(t *testing.T) {
 	t.Parallel()
 	p := database(t)
@@ -73,15 +74,21 @@ func TestCreds_CallsToVault(t *testing.T) {
 	m.must(logical.UpdateOperation, "roles/app", map[string]any{"db_name": "prod", "creation_statements": createLogin, "default_ttl": "10m"})
 	m.must(logical.ReadOperation, "creds/app", nil) // fills the caches
 
-	counted = calls{}
-	response := m.must(logical.ReadOperation, "creds/app", nil)
-	require.Equal(t, calls{put: 1}, counted)
+	for statements, want := range map[string][2]calls{
+		createLogin:  {},
+		createStored: {{put: 1}, {get: 1, remove: 1}},
+	} {
+		m.must(logical.UpdateOperation, "roles/app", map[string]any{"creation_statements": statements})
+		counted = calls{}
+		response := m.must(logical.ReadOperation, "creds/app", nil)
+		require.Equal(t, want[0], counted, statements)
 
-	counted = calls{}
-	_, err := m.revoke(response.Secret)
-	require.NoError(t, err)
-	require.Equal(t, calls{get: 1, remove: 1}, counted)
-	require.Equal(t, "1", logins(t, p))
+		counted = calls{}
+		_, err := m.revoke(response.Secret)
+		require.NoError(t, err)
+		require.Equal(t, want[1], counted, statements)
+		require.Equal(t, "1", logins(t, p))
+	}
 }
 
 // What has piled up for one server is ended whole, and what is gone already is no
@@ -95,7 +102,7 @@ func TestSweeper_EndsAllOfOneServer(t *testing.T) {
 		ids = append(ids, m.issue("", "").RecordID)
 	}
 	require.Equal(t, "20", logins(t, p))
-	w := &sweeper{b: m.backend, storage: m.storage, pauses: make(map[string]time.Time), busy: make(map[string]bool)}
+	w := newSweeper(m.backend, m.storage)
 	w.endAll(t.Context(), "server", append(ids, ids...))
 	require.Equal(t, "0", logins(t, p))
 	require.Empty(t, keys(t, m.storage, prefixAccount))

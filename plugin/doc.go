@@ -40,6 +40,10 @@
 //     it is gone. Whatever crashes in between, a sweep (every 5 s, and on Vault's
 //     tick) ends what is over: no login outlives its ttl by more than 60 s while
 //     its server and Vault can be reached.
+//   - PostgreSQL keeps the record of a login of creds/ itself, in the transaction
+//     that makes it: VALID UNTIL and a comment on the role, if the role has no
+//     statements of its own to renew or revoke. Servers are asked for those at
+//     start, once more soon after, and every ten minutes.
 //   - A login with this mount's id in its name and no record is ended; the servers
 //     are asked at start and every ten minutes. Two Vaults that share a copied
 //     storage share the id: do not let both reach the databases.

@@ -55,6 +55,8 @@ func (b *backend) pathCredsRead(ctx context.Context, req *logical.Request, data 
 		"password": issued.Password.Reveal(),
 	}, map[string]any{
 		"record_id":             issued.RecordID,
+		"connection_id":         issued.ConnectionID,
+		"at_server":             issued.AtServer,
 		"username":              issued.Username,
 		"role":                  name,
 		"db_name":               r.DBName,

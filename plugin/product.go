@@ -16,6 +16,8 @@ type product struct {
 	title string
 	// pluginName is what Vault and Terraform call a connection to it.
 	pluginName string
+	// keepsRecords says that the product's servers can keep records of logins.
+	keepsRecords bool
 	// operations says whether clones and the like can work on it.
 	operations bool
 

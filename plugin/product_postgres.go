@@ -12,10 +12,11 @@ const postgresPluginName = "postgresql-database-plugin"
 
 func postgresProduct() *product {
 	return &product{
-		engine:     wire.EnginePostgres,
-		title:      "PostgreSQL",
-		pluginName: postgresPluginName,
-		operations: true,
+		engine:       wire.EnginePostgres,
+		title:        "PostgreSQL",
+		pluginName:   postgresPluginName,
+		keepsRecords: true,
+		operations:   true,
 		details: map[string]detailKind{
 			"connection_url":          detailString,
 			"username":                detailString,

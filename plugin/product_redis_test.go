@@ -169,7 +169,7 @@ func TestRedis_Orphans(t *testing.T) {
 	m.start()
 	require.Eventually(t, func() bool {
 		names, err := driver.Logins(t.Context(), "V_")
-		return err == nil && len(names) == 1 && names[0] == foreign
+		return err == nil && len(names) == 1 && names[0].Name == foreign
 	}, 5*time.Second, 20*time.Millisecond)
 }
 

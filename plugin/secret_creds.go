@@ -36,6 +36,10 @@ type credsLease struct {
 	Role       string   `json:"role"`
 	DBName     string   `json:"db_name"`
 	Revocation []string `json:"revocation_statements"`
+	// ConnectionID is empty in leases of older versions.
+	ConnectionID string `json:"connection_id"`
+	// AtServer says that the server kept the record when the lease was made.
+	AtServer bool `json:"at_server"`
 	// TTL is what was asked for, in seconds; 0 is the role's default.
 	TTL int64 `json:"ttl"`
 }
@@ -80,6 +84,9 @@ func (b *backend) secretCredsRenew(ctx context.Context, req *logical.Request, _ 
 	if err != nil {
 		return nil, &wire.Error{Code: wire.CodeLeaseLost, Reason: err.Error()}
 	}
+	if err := b.learnLeased(ctx, req.Storage, lease); err != nil {
+		return nil, err
+	}
 	if err := b.renewAccount(ctx, req.Storage, lease.RecordID, ttl); err != nil {
 		return nil, err
 	}
@@ -102,8 +109,20 @@ func (b *backend) secretCredsRevoke(ctx context.Context, req *logical.Request, _
 	return nil, b.endLeased(ctx, req.Storage, lease.RecordID)
 }
 
-// restoreRecord writes a lease's record again if it is missing although its login
-// may still be there.
+// learnLeased makes known, after a start, an account whose record its server keeps.
+func (b *backend) learnLeased(ctx context.Context, s logical.Storage, lease credsLease) error {
+	if !lease.AtServer || b.accounts.index.has(lease.RecordID) {
+		return nil
+	}
+	c, err := b.connectionOf(ctx, s, lease.DBName, lease.ConnectionID)
+	if err != nil || c == nil {
+		return err
+	}
+	return b.learnAccounts(ctx, s, c)
+}
+
+// restoreRecord makes a lease's record known again if it is missing although its
+// login may still be there. Where the server kept it, it costs no write.
 func (b *backend) restoreRecord(ctx context.Context, s logical.Storage, lease credsLease) error {
 	if b.accounts.index.has(lease.RecordID) {
 		return nil
@@ -112,7 +131,12 @@ func (b *backend) restoreRecord(ctx context.Context, s logical.Storage, lease cr
 	if err != nil || record != nil {
 		return err
 	}
-	c, err := b.connections.get(ctx, s, lease.DBName)
+	var c *connection
+	if lease.ConnectionID == "" {
+		c, err = b.connections.get(ctx, s, lease.DBName)
+	} else {
+		c, err = b.connectionOf(ctx, s, lease.DBName, lease.ConnectionID)
+	}
 	if err != nil {
 		return err
 	}
@@ -122,7 +146,7 @@ func (b *backend) restoreRecord(ctx context.Context, s logical.Storage, lease cr
 	now := b.now()
 	return b.keepRecord(ctx, s, &accountRecord{
 		ID: lease.RecordID, Connection: c.Name, ConnectionID: c.ID, Role: lease.Role, Username: lease.Username,
-		CreatedAt: now, ExpiresAt: now, Revocation: lease.Revocation,
+		CreatedAt: now, ExpiresAt: now, Revocation: lease.Revocation, atServer: lease.AtServer,
 	})
 }
 
@@ -137,7 +161,7 @@ func (b *backend) endLeased(ctx context.Context, s logical.Storage, recordID str
 	if b.accounts.index.attempts(recordID) == 0 {
 		return err // nothing was stored: let Vault try again
 	}
-	record, getErr := getRecord(ctx, s, recordID)
+	record, getErr := b.record(ctx, s, recordID)
 	if getErr != nil || record == nil {
 		return errors.Join(err, getErr)
 	}

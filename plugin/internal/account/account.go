@@ -39,8 +39,13 @@ type Driver interface {
 	// Login checks that username and password log in: nil when they do, an
 	// [Error] with code login_refused when they do not.
 	Login(ctx context.Context, username string, password wire.Secret) error
-	// Logins lists the names of logins that begin with prefix and can log in.
-	Logins(ctx context.Context, prefix string) ([]string, error)
+	// Keeps reports whether the server itself keeps the record of a login that
+	// these creation statements make: when it expires, which Renew's default
+	// moves, and the request's Note. It does not ask the server.
+	Keeps(statements []string) bool
+	// Logins lists the logins whose names begin with prefix and that can log in
+	// or have a note.
+	Logins(ctx context.Context, prefix string) ([]Login, error)
 	// Identity tells which server this is and, if it has the named database,
 	// which one. An empty name is the driver's own database. It answers or
 	// fails within 2 s.
@@ -59,9 +64,32 @@ type CreateRequest struct {
 	Statements []string
 	// ConnectionLimit caps the login's sessions; 0 leaves it to the statements.
 	ConnectionLimit int
+	// Note is kept by the server beside the login, where anybody may read it, and
+	// is gone with the login. It is "" unless the driver [Driver.Keeps].
+	Note string
 	// Iterations is how often the password is stretched, where the product has a
 	// verifier (SCRAM); 0 is the product's default.
 	Iterations int
+}
+
+// Login is what a server knows of a login.
+type Login struct {
+	Name     string
+	CanLogin bool
+	// Expires is from when the server lets it in no more; zero when it does not
+	// know such a time.
+	Expires time.Time
+	// Note is the one of [CreateRequest], "" when there is none.
+	Note string
+}
+
+// Named are logins of which no more than the names is known.
+func Named(names []string) []Login {
+	var logins []Login
+	for _, name := range names {
+		logins = append(logins, Login{Name: name, CanLogin: true})
+	}
+	return logins
 }
 
 // RenewRequest moves a login's expiry.

@@ -87,9 +87,11 @@ func (s *sanitized) Login(ctx context.Context, username string, password wire.Se
 	return s.clean("login", s.driver.Login(ctx, username, password), password)
 }
 
-func (s *sanitized) Logins(ctx context.Context, prefix string) ([]string, error) {
-	names, err := s.driver.Logins(ctx, prefix)
-	return names, s.clean("list", err)
+func (s *sanitized) Keeps(statements []string) bool { return s.driver.Keeps(statements) }
+
+func (s *sanitized) Logins(ctx context.Context, prefix string) ([]Login, error) {
+	logins, err := s.driver.Logins(ctx, prefix)
+	return logins, s.clean("list", err)
 }
 
 func (s *sanitized) Identity(ctx context.Context, database string) (wire.ServerIdentity, error) {

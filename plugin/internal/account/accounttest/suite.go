@@ -73,18 +73,45 @@ func Run(t *testing.T, open func(t *testing.T) Server) {
 		require.NoError(t, err)
 		defer session.Close()
 		require.True(t, session.Alive(ctx))
-		names, err := driver.Logins(ctx, "suite-li")
+		logins, err := driver.Logins(ctx, "suite-li")
 		require.NoError(t, err)
-		require.Equal(t, []string{"suite-life"}, names)
+		require.Len(t, logins, 1)
+		require.Equal(t, "suite-life", logins[0].Name)
+		require.True(t, logins[0].CanLogin)
+		require.Empty(t, logins[0].Note)
 
 		require.NoError(t, driver.End(ctx, account.EndRequest{Username: "suite-life"}))
 		require.Eventually(t, func() bool { return !session.Alive(ctx) }, 2*time.Second, 20*time.Millisecond)
 		require.False(t, server.Exists(t, "suite-life"))
 		_, err = server.Login(ctx, "suite-life", "secret-of-life")
 		require.Error(t, err)
-		names, err = driver.Logins(ctx, "suite-li")
+		logins, err = driver.Logins(ctx, "suite-li")
 		require.NoError(t, err)
-		require.Empty(t, names)
+		require.Empty(t, logins)
+	})
+
+	t.Run("a server that keeps records gives them back", func(t *testing.T) {
+		if !driver.Keeps(server.Create) {
+			return
+		}
+		const note = `it's "a" \ note; $$`
+		expires := until().Truncate(time.Second)
+		require.NoError(t, driver.Create(ctx, account.CreateRequest{
+			Username: "suite-kept", Password: wire.NewSecret("secret-of-kept"), Expiration: expires, Statements: server.Create, Note: note,
+		}))
+		kept := func() []account.Login {
+			logins, err := driver.Logins(ctx, "suite-kept")
+			require.NoError(t, err)
+			return logins
+		}
+		require.Len(t, kept(), 1)
+		require.Equal(t, note, kept()[0].Note)
+		require.WithinDuration(t, expires, kept()[0].Expires, time.Second)
+		later := expires.Add(time.Hour)
+		require.NoError(t, driver.Renew(ctx, account.RenewRequest{Username: "suite-kept", Expiration: later}))
+		require.WithinDuration(t, later, kept()[0].Expires, time.Second)
+		require.NoError(t, driver.End(ctx, account.EndRequest{Username: "suite-kept"}))
+		require.Empty(t, kept())
 	})
 
 	t.Run("ending what is gone is success", func(t *testing.T) {

@@ -384,7 +384,7 @@ func missing(op string) error {
 // Logins lists the users whose names begin with prefix. Roles of MySQL, which are
 // users that cannot log in, are among them. Without the right to read mysql.user
 // it is an error with code privilege.
-func (d *Driver) Logins(ctx context.Context, prefix string) ([]string, error) {
+func (d *Driver) Logins(ctx context.Context, prefix string) ([]account.Login, error) {
 	const op = "list"
 	var names []string
 	err := d.with(ctx, op, statementTimeout, func(ctx context.Context, s *session) error {
@@ -395,8 +395,11 @@ func (d *Driver) Logins(ctx context.Context, prefix string) ([]string, error) {
 		names, err = s.column(ctx, "SELECT DISTINCT User FROM mysql.user WHERE Host <> '' AND HEX(LEFT(User, CHAR_LENGTH("+quoted+"))) = HEX("+quoted+") ORDER BY User")
 		return err
 	})
-	return names, err
+	return account.Named(names), err
 }
+
+// Keeps is false: users know no time from which they are not let in.
+func (d *Driver) Keeps([]string) bool { return false }
 
 // Identity asks for the server's UUID, which MySQL has; MariaDB is known by its
 // host name, port and data directory. A database's id is its name.

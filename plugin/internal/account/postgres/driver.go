@@ -186,6 +186,13 @@ func (d *Driver) Create(ctx context.Context, req account.CreateRequest) error {
 		}
 		text.add(fmt.Sprintf("ALTER ROLE %s CONNECTION LIMIT %d", ident, req.ConnectionLimit))
 	}
+	if req.Note != "" {
+		comment, err := noteStatement(req.Username, req.Note)
+		if err != nil {
+			return renderError(op, err)
+		}
+		text.add(comment)
+	}
 	// Statements may have set a role; the session is used again.
 	text.add("RESET ROLE")
 	return d.with(ctx, op, statementTimeout, func(ctx context.Context, conn *pgx.Conn) error {
@@ -226,20 +233,6 @@ func (d *Driver) Renew(ctx context.Context, req account.RenewRequest) error {
 	return d.with(ctx, op, statementTimeout, func(ctx context.Context, conn *pgx.Conn) error {
 		return exec(ctx, conn, text.b.String())
 	})
-}
-
-// Logins lists the roles that can log in and whose names begin with prefix.
-func (d *Driver) Logins(ctx context.Context, prefix string) ([]string, error) {
-	var names []string
-	err := d.with(ctx, "list", statementTimeout, func(ctx context.Context, conn *pgx.Conn) error {
-		rows, err := conn.Query(ctx, `SELECT rolname FROM pg_catalog.pg_roles WHERE rolcanlogin AND pg_catalog.starts_with(rolname, $1) ORDER BY rolname`, prefix)
-		if err != nil {
-			return err
-		}
-		names, err = pgx.CollectRows(rows, pgx.RowTo[string])
-		return err
-	})
-	return names, err
 }
 
 // Identity asks for the system identifier and the database's oid.

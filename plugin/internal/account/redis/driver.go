@@ -337,7 +337,7 @@ func (d *Driver) Login(ctx context.Context, username string, password wire.Secre
 }
 
 // Logins lists the users whose names begin with prefix.
-func (d *Driver) Logins(ctx context.Context, prefix string) ([]string, error) {
+func (d *Driver) Logins(ctx context.Context, prefix string) ([]account.Login, error) {
 	const op = "list"
 	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
 	defer cancel()
@@ -355,8 +355,11 @@ func (d *Driver) Logins(ctx context.Context, prefix string) ([]string, error) {
 			names = append(names, name)
 		}
 	}
-	return names, nil
+	return account.Named(names), nil
 }
+
+// Keeps is false: users know no time from which they are not let in.
+func (d *Driver) Keeps([]string) bool { return false }
 
 // databasesPreset is how many databases a server has that may not be asked.
 const databasesPreset = 16
