@@ -97,12 +97,7 @@ func (d *Driver) once(ctx context.Context, op string, f func(context.Context, *s
 	defer cancel()
 	conn, err := d.pool.Conn(acquire)
 	if err != nil {
-		failed := translate(op, err)
-		var e *account.Error
-		if errors.As(failed, &e) {
-			e.Ambiguous = false // nothing was sent yet
-		}
-		return failed
+		return account.Unsent(translate(op, err))
 	}
 	s := &session{conn: conn, mode: d.mode}
 	defer func() { s.release() }()
@@ -314,12 +309,7 @@ func unsent(op string, err error) error {
 	if errors.Is(err, driver.ErrBadConn) {
 		return err // tried again
 	}
-	err = translate(op, err)
-	var e *account.Error
-	if errors.As(err, &e) {
-		e.Ambiguous = false
-	}
-	return err
+	return account.Unsent(translate(op, err))
 }
 
 // undo drops a user whose creation failed with cause. It takes a session of its

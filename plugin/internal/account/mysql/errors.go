@@ -1,13 +1,9 @@
 package mysql
 
 import (
-	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"database/sql/driver"
 	"errors"
 	"fmt"
-	"net"
 
 	client "github.com/go-sql-driver/mysql"
 
@@ -136,37 +132,12 @@ func translate(op string, err error) error {
 	return e
 }
 
-// networkReason names the kind of a network error. Texts of unknown errors are
-// not passed on.
+// networkReason is [account.NetworkReason] with what only the client library says.
 func networkReason(err error) string {
-	var (
-		dns         *net.DNSError
-		operation   *net.OpError
-		certificate *tls.CertificateVerificationError
-		authority   x509.UnknownAuthorityError
-		hostname    x509.HostnameError
-	)
-	switch {
-	case errors.Is(err, client.ErrNoTLS):
-		return "it does not speak TLS"
-	case errors.As(err, &hostname):
-		return "its certificate is for another name"
-	case errors.As(err, &authority):
-		return "its certificate is signed by an unknown authority"
-	case errors.As(err, &certificate):
-		return "its certificate is not valid"
-	case errors.As(err, &dns):
-		return "its name does not resolve"
-	case errors.Is(err, context.Canceled):
-		return "the request was cancelled"
-	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &operation) && operation.Timeout():
-		return "it did not answer in time"
-	case errors.As(err, &operation):
-		if operation.Err != nil {
-			return operation.Op + ": " + operation.Err.Error()
+	return account.NetworkReason(err, func(err error) string {
+		if errors.Is(err, client.ErrNoTLS) {
+			return "it does not speak TLS"
 		}
-		return operation.Op
-	default:
-		return "the session broke off"
-	}
+		return ""
+	})
 }

@@ -2,7 +2,6 @@ package mysql
 
 import (
 	"context"
-	"errors"
 	"slices"
 	"strings"
 
@@ -97,12 +96,7 @@ func (d *Driver) Login(ctx context.Context, username string, password wire.Secre
 		return nil
 	}
 	if err != nil {
-		failed := translate(op, err)
-		var e *account.Error
-		if errors.As(failed, &e) {
-			e.Ambiguous = false // a login changes nothing
-		}
-		return failed
+		return account.Unsent(translate(op, err)) // a login changes nothing
 	}
 	if err := conn.Close(); err != nil {
 		return nil //nolint:nilerr // the login worked

@@ -71,12 +71,7 @@ func (d *Driver) once(ctx context.Context, op string, f func(context.Context, *p
 	defer cancel()
 	session, err := d.pool.Acquire(acquire)
 	if err != nil {
-		failed := translate(op, err)
-		var e *account.Error
-		if errors.As(failed, &e) {
-			e.Ambiguous = false // nothing was sent yet
-		}
-		return failed
+		return account.Unsent(translate(op, err))
 	}
 	defer session.Release()
 	return f(ctx, session.Conn())

@@ -1,11 +1,7 @@
 package postgres
 
 import (
-	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
-	"net"
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -77,37 +73,15 @@ func translate(op string, err error) error {
 	return e
 }
 
-// networkReason names the kind of a network error. Texts of unknown errors are
-// not passed on.
+// networkReason is [account.NetworkReason] with what only pgx says.
 func networkReason(err error) string {
-	var (
-		dns         *net.DNSError
-		operation   *net.OpError
-		certificate *tls.CertificateVerificationError
-		authority   x509.UnknownAuthorityError
-		hostname    x509.HostnameError
-	)
-	switch {
-	case errors.As(err, &hostname):
-		return "its certificate is for another name"
-	case errors.As(err, &authority):
-		return "its certificate is signed by an unknown authority"
-	case errors.As(err, &certificate):
-		return "its certificate is not valid"
-	case errors.As(err, &dns):
-		return "its name does not resolve"
-	case errors.Is(err, context.Canceled):
-		return "the request was cancelled"
-	case errors.Is(err, context.DeadlineExceeded), pgconn.Timeout(err), errors.As(err, &operation) && operation.Timeout():
-		return "it did not answer in time"
-	case errors.As(err, &operation):
-		if operation.Err != nil {
-			return operation.Op + ": " + operation.Err.Error()
+	return account.NetworkReason(err, func(err error) string {
+		switch {
+		case pgconn.Timeout(err):
+			return "it did not answer in time"
+		case strings.Contains(err.Error(), "server refused TLS connection"):
+			return "it does not speak TLS"
 		}
-		return operation.Op
-	case strings.Contains(err.Error(), "server refused TLS connection"):
-		return "it does not speak TLS"
-	default:
-		return "the session broke off"
-	}
+		return ""
+	})
 }

@@ -2,7 +2,6 @@ package postgres
 
 import (
 	"context"
-	"errors"
 
 	"github.com/jackc/pgx/v5"
 
@@ -48,12 +47,7 @@ func (d *Driver) Rotate(ctx context.Context, req account.RotateRequest) error {
 		var exists bool
 		row := conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = $1)`, req.Username)
 		if err := row.Scan(&exists); err != nil {
-			failed := translate(op, err)
-			var e *account.Error
-			if errors.As(failed, &e) {
-				e.Ambiguous = false // nothing was changed yet
-			}
-			return failed
+			return account.Unsent(translate(op, err))
 		}
 		if !exists {
 			return &account.Error{Op: op, Code: wire.CodeNotFound, Reason: "the server has no such login"}
@@ -75,12 +69,7 @@ func (d *Driver) Login(ctx context.Context, username string, password wire.Secre
 		if sqlState(err) == stateInsufficientPrivilege {
 			return nil
 		}
-		failed := translate(op, err)
-		var e *account.Error
-		if errors.As(failed, &e) {
-			e.Ambiguous = false // a login changes nothing
-		}
-		return failed
+		return account.Unsent(translate(op, err)) // a login changes nothing
 	}
 	_ = conn.Close(ctx) // the login worked, whatever becomes of the session
 	return nil

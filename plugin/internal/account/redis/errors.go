@@ -1,13 +1,8 @@
 package redis
 
 import (
-	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
-	"net"
-	"os"
 	"slices"
 	"strings"
 
@@ -88,44 +83,12 @@ func refusedRule(err error, rules []string) error {
 	return invalid("create", "the server refuses %s of the creation statements: %s", which, reason)
 }
 
-// networkReason names the kind of a network error. Texts of unknown errors are
-// not passed on.
+// networkReason is [account.NetworkReason] with what only go-redis says.
 func networkReason(err error) string {
-	var (
-		dns         *net.DNSError
-		operation   *net.OpError
-		certificate *tls.CertificateVerificationError
-		authority   x509.UnknownAuthorityError
-		hostname    x509.HostnameError
-		record      tls.RecordHeaderError
-		alert       tls.AlertError
-		timeout     net.Error
-	)
-	switch {
-	case errors.As(err, &hostname):
-		return "its certificate is for another name"
-	case errors.As(err, &authority):
-		return "its certificate is signed by an unknown authority"
-	case errors.As(err, &certificate):
-		return "its certificate is not valid"
-	case errors.As(err, &record):
-		return "it does not speak TLS"
-	case errors.As(err, &alert):
-		return "it ended the TLS handshake; it may want a client certificate"
-	case errors.As(err, &dns):
-		return "its name does not resolve"
-	case errors.Is(err, context.Canceled):
-		return "the request was cancelled"
-	case errors.Is(err, redis.ErrPoolTimeout):
-		return "all sessions to it are in use"
-	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
-		return "it did not answer in time"
-	case errors.As(err, &operation):
-		if operation.Err != nil {
-			return operation.Op + ": " + operation.Err.Error()
+	return account.NetworkReason(err, func(err error) string {
+		if errors.Is(err, redis.ErrPoolTimeout) {
+			return "all sessions to it are in use"
 		}
-		return operation.Op
-	default:
-		return "the session broke off"
-	}
+		return ""
+	})
 }
