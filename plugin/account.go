@@ -76,8 +76,8 @@ type issuedAccount struct {
 	// AtServer says that the server keeps the record.
 	AtServer bool
 	Username string
-	Password wire.Secret
-	TTL      time.Duration
+	leasedCredential
+	TTL time.Duration
 	// MaxTTL is the longest the role and the mount let it be renewed to.
 	MaxTTL   time.Duration
 	Warnings []string
@@ -107,15 +107,8 @@ func (b *backend) issueAccount(ctx context.Context, s logical.Storage, r account
 	if issued.Username, err = b.username(ctx, s, c, r.DisplayName, r.Role, r.EntityID); err != nil {
 		return issuedAccount{}, err
 	}
-	policy := c.PasswordPolicy
-	if own := role.CredentialConfig[configPasswordPolicy]; own != "" {
-		policy = own
-	}
-	iterations, err := b.iterations(ctx, c, policy, r.OperationID)
-	if err != nil {
-		return issuedAccount{}, err
-	}
-	if issued.Password, err = b.newPassword(ctx, policy); err != nil {
+	var iterations int
+	if issued.leasedCredential, iterations, err = b.newLeasedCredential(ctx, c, role, r, issued); err != nil {
 		return issuedAccount{}, err
 	}
 
@@ -126,7 +119,8 @@ func (b *backend) issueAccount(ctx context.Context, s logical.Storage, r account
 		CreatedAt: now, ExpiresAt: now.Add(issued.TTL), Revocation: role.RevocationStatements,
 	}
 	request := account.CreateRequest{
-		Username: issued.Username, Password: issued.Password, Expiration: now.Add(issued.TTL + expirySlack),
+		Username: issued.Username, Password: issued.Password, PublicKey: issued.PublicKey, CommonName: issued.CommonName,
+		Expiration: now.Add(issued.TTL + expirySlack),
 		Statements: c.creationStatements(role), ConnectionLimit: r.ConnectionLimit, Iterations: iterations,
 	}
 	if record.atServer, err = b.serverKeeps(ctx, s, c, driver, role, record); err != nil {

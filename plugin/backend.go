@@ -103,7 +103,7 @@ func newBackend(version string, now func() time.Time) *backend {
 		BackendType:    logical.TypeLogical,
 		RunningVersion: version,
 		PathsSpecial: &logical.Paths{
-			SealWrapStorage: []string{prefixConfig, prefixRetired, prefixAccount, prefixStaticRole, prefixRotation},
+			SealWrapStorage: []string{prefixConfig, prefixRetired, prefixRole, prefixAccount, prefixStaticRole, prefixRotation},
 		},
 		Paths:          b.paths(),
 		Secrets:        []*framework.Secret{b.secretCreds(), b.secretAccount()},

@@ -69,7 +69,7 @@ func (f *fakeAccounts) issueAccount(_ context.Context, _ logical.Storage, r acco
 	f.issued++
 	id := fmt.Sprintf("record-%d", f.issued)
 	f.open[id] = r
-	return issuedAccount{RecordID: id, Username: "user-" + id, Password: wire.NewSecret("hunter2"), TTL: r.TTL}, nil
+	return issuedAccount{RecordID: id, Username: "user-" + id, leasedCredential: leasedCredential{Password: wire.NewSecret("hunter2")}, TTL: r.TTL}, nil
 }
 
 func (f *fakeAccounts) renewAccount(_ context.Context, _ logical.Storage, id string, _ time.Duration) error {

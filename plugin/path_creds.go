@@ -50,10 +50,7 @@ func (b *backend) pathCredsRead(ctx context.Context, req *logical.Request, data 
 	if err != nil {
 		return nil, err
 	}
-	response := b.Secret(secretCredsType).Response(map[string]any{
-		"username": issued.Username,
-		"password": issued.Password.Reveal(),
-	}, map[string]any{
+	response := b.Secret(secretCredsType).Response(issued.answer(issued.Username), map[string]any{
 		"record_id":             issued.RecordID,
 		"connection_id":         issued.ConnectionID,
 		"at_server":             issued.AtServer,
@@ -64,6 +61,9 @@ func (b *backend) pathCredsRead(ctx context.Context, req *logical.Request, data 
 		"ttl":                   int64(wanted / time.Second),
 	})
 	response.Secret.TTL, response.Secret.MaxTTL = issued.TTL, issued.MaxTTL
+	// A certificate ends when it says so: clients that find they cannot renew it
+	// ask for the next one in time.
+	response.Secret.Renewable = issued.Certificate == ""
 	response.Warnings = issued.Warnings
 	return response, nil
 }

@@ -2,7 +2,6 @@ package plugin
 
 import (
 	"context"
-	"maps"
 	"slices"
 	"time"
 
@@ -23,14 +22,11 @@ type role struct {
 	MaxTTL               time.Duration     `json:"max_ttl"`     // nanoseconds; 0: the mount's
 	CredentialType       string            `json:"credential_type"`
 	CredentialConfig     map[string]string `json:"credential_config"`
+	// CAPrivateKey is the authority's key of a client_certificate, PEM. It is never
+	// shown, so it does not stand in CredentialConfig.
+	CAPrivateKey string `json:"ca_private_key,omitempty"`
 	caps
 }
-
-// credentialPassword is the one credential type so far.
-const credentialPassword = "password"
-
-// configPasswordPolicy is the only key of a password's credential_config.
-const configPasswordPolicy = "password_policy"
 
 func loadRole(ctx context.Context, s logical.Storage, name string) (*role, error) {
 	return getStored[role](ctx, s, prefixRole+name)
@@ -48,14 +44,14 @@ func (b *backend) rolePaths() []*framework.Path {
 			Fields: withFields(capFields(), map[string]*framework.FieldSchema{
 				"name":                  {Type: framework.TypeString, Description: "Name of the role."},
 				"db_name":               {Type: framework.TypeString, Description: "Name of the connection."},
-				"creation_statements":   {Type: framework.TypeStringSlice, Description: "Statements that make a login; {{name}}, {{password}} and {{expiration}} are put in, quoted for where they stand."},
+				"creation_statements":   {Type: framework.TypeStringSlice, Description: "Statements that make a login; {{name}}, {{password}}, {{public_key}}, {{common_name}} and {{expiration}} are put in, quoted for where they stand."},
 				"revocation_statements": {Type: framework.TypeStringSlice, Description: "Statements that remove a login; by default what it owns goes to the role it belongs to and it is dropped."},
 				"rollback_statements":   {Type: framework.TypeStringSlice, Description: "Kept and shown; a failed creation is undone by its transaction."},
 				"renew_statements":      {Type: framework.TypeStringSlice, Description: "Statements that renew a login; by default ALTER ROLE … VALID UNTIL."},
 				"default_ttl":           {Type: framework.TypeDurationSecond, Description: "Life of a login; 0 is the mount's default."},
 				"max_ttl":               {Type: framework.TypeDurationSecond, Description: "Longest life of a login; 0 is the mount's maximum."},
-				"credential_type":       {Type: framework.TypeString, Description: "password, the default."},
-				"credential_config":     {Type: framework.TypeKVPairs, Description: "password_policy: name of the policy passwords are made by."},
+				"credential_type":       {Type: framework.TypeString, Description: "password, the default, rsa_private_key or client_certificate."},
+				"credential_config":     {Type: framework.TypeKVPairs, Description: "password_policy of a password; format and key_bits of an rsa_private_key; ca_cert, ca_private_key, key_type, key_bits, signature_bits and common_name_template of a client_certificate. What an update does not name stays; ca_private_key is never returned."},
 			}),
 			Callbacks: map[logical.Operation]framework.OperationFunc{
 				logical.CreateOperation: b.pathRoleWrite,
@@ -101,7 +97,7 @@ func (b *backend) pathRoleRead(ctx context.Context, req *logical.Request, data *
 		"credential_type":       r.CredentialType,
 	}
 	if len(r.CredentialConfig) > 0 {
-		answer["credential_config"] = r.CredentialConfig
+		answer["credential_config"] = shownCredentialConfig(r.CredentialConfig)
 	}
 	r.show(answer)
 	return &logical.Response{Data: answer}, nil
@@ -170,21 +166,7 @@ func mergeRole(before *role, name string, data *framework.FieldData) (*role, err
 	if err := r.merge(data); err != nil {
 		return nil, err
 	}
-	if value, ok := givenField[string](data, "credential_type"); ok {
-		r.CredentialType = value
-	}
-	if r.CredentialType != credentialPassword {
-		return nil, invalidField("credential_type", "%q is not supported; supported is %s", r.CredentialType, credentialPassword)
-	}
-	if value, ok := givenField[map[string]string](data, "credential_config"); ok {
-		r.CredentialConfig = maps.Clone(value)
-	}
-	for key := range r.CredentialConfig {
-		if key != configPasswordPolicy {
-			return nil, invalidField("credential_config", "has no key %q; for a password it may have %s", key, configPasswordPolicy)
-		}
-	}
-	return r, nil
+	return r, r.mergeCredential(data)
 }
 
 func (b *backend) pathRoleDelete(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {

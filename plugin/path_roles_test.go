@@ -49,7 +49,7 @@ func TestRoles_RefusalsNameTheField(t *testing.T) {
 		"db_name":           {},
 		"default_ttl":       {"db_name": "prod", "default_ttl": "soon"},
 		"max_ttl":           {"db_name": "prod", "max_ttl": -5},
-		"credential_type":   {"db_name": "prod", "credential_type": "rsa_private_key"},
+		"credential_type":   {"db_name": "prod", "credential_type": "guess"},
 		"credential_config": {"db_name": "prod", "credential_config": map[string]any{"password_polizy": "x"}},
 	} {
 		refusal, status := m.refused(logical.CreateOperation, "roles/app", data)

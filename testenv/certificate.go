@@ -18,12 +18,19 @@ type Certificate struct {
 	CA, Cert, Key []byte
 }
 
-// NewCertificate makes an authority and a server certificate, valid for a day,
-// for the given DNS names and IP addresses. A client can show it as its own, too.
-func NewCertificate(names ...string) (Certificate, error) {
+// Authority signs certificates, valid for a day. Cert and Key are PEM.
+type Authority struct {
+	Cert, Key []byte
+
+	certificate *x509.Certificate
+	key         *ecdsa.PrivateKey
+}
+
+// NewAuthority makes an authority.
+func NewAuthority() (Authority, error) {
 	caKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		return Certificate{}, fmt.Errorf("make authority's key: %w", err)
+		return Authority{}, fmt.Errorf("make authority's key: %w", err)
 	}
 	now := time.Now()
 	ca := &x509.Certificate{
@@ -37,9 +44,27 @@ func NewCertificate(names ...string) (Certificate, error) {
 	}
 	caDER, err := x509.CreateCertificate(rand.Reader, ca, ca, &caKey.PublicKey, caKey)
 	if err != nil {
-		return Certificate{}, fmt.Errorf("make authority: %w", err)
+		return Authority{}, fmt.Errorf("make authority: %w", err)
 	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(caKey)
+	if err != nil {
+		return Authority{}, fmt.Errorf("encode authority's key: %w", err)
+	}
+	return Authority{
+		Cert:        pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: caDER}),
+		Key:         pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}),
+		certificate: ca, key: caKey,
+	}, nil
+}
 
+// NewCertificate makes an authority and a server certificate, valid for a day,
+// for the given DNS names and IP addresses. A client can show it as its own, too.
+func NewCertificate(names ...string) (Certificate, error) {
+	authority, err := NewAuthority()
+	if err != nil {
+		return Certificate{}, err
+	}
+	ca := authority.certificate
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return Certificate{}, fmt.Errorf("make server's key: %w", err)
@@ -59,7 +84,7 @@ func NewCertificate(names ...string) (Certificate, error) {
 			server.DNSNames = append(server.DNSNames, name)
 		}
 	}
-	serverDER, err := x509.CreateCertificate(rand.Reader, server, ca, &key.PublicKey, caKey)
+	serverDER, err := x509.CreateCertificate(rand.Reader, server, ca, &key.PublicKey, authority.key)
 	if err != nil {
 		return Certificate{}, fmt.Errorf("make server certificate: %w", err)
 	}
@@ -68,7 +93,7 @@ func NewCertificate(names ...string) (Certificate, error) {
 		return Certificate{}, fmt.Errorf("encode server's key: %w", err)
 	}
 	return Certificate{
-		CA:   pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: caDER}),
+		CA:   authority.Cert,
 		Cert: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: serverDER}),
 		Key:  pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: keyDER}),
 	}, nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	_ "embed"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -19,6 +20,9 @@ type MariaDBOptions struct {
 	// ServerName turns TLS on, with a certificate for this name and the address
 	// listened on, signed by an authority of its own.
 	ServerName string
+	// ClientCA is a further authority whose client certificates the server takes,
+	// PEM. It needs ServerName.
+	ClientCA []byte
 }
 
 // MariaDBServer is a running MariaDB server.
@@ -62,7 +66,7 @@ func MariaDB(t TB, opts MariaDBOptions) *MariaDBServer {
 				"GRANT ALL ON *.* TO 'root'@'%' WITH GRANT OPTION;\n"
 			files := map[string][]byte{"client.cnf": []byte(client), "init.sql": []byte(sql)}
 			if opts.ServerName != "" {
-				files["ca.crt"], files["server.crt"], files["server.key"] = m.Certificate.CA, m.Certificate.Cert, m.Certificate.Key
+				files["ca.crt"], files["server.crt"], files["server.key"] = slices.Concat(m.Certificate.CA, opts.ClientCA), m.Certificate.Cert, m.Certificate.Key
 				server = append(server, "ssl-ca=/dbops/ca.crt", "ssl-cert=/dbops/server.crt", "ssl-key=/dbops/server.key")
 			}
 			files["server.cnf"] = []byte(strings.Join(append(server, opts.Conf...), "\n") + "\n")

@@ -30,6 +30,11 @@ type PostgresOptions struct {
 	ServerName string
 	// RequireTLS refuses connections over TCP without TLS. It needs ServerName.
 	RequireTLS bool
+	// ClientCA is the authority whose client certificates the server takes, PEM. It
+	// needs ServerName.
+	ClientCA []byte
+	// HBA is lines for pg_hba.conf that stand before the server's own.
+	HBA []string
 	// Conf is further lines for postgresql.conf, such as "max_connections = 20".
 	Conf []string
 	// TmpfsMiB puts the data directory, but not WAL, in memory, with this many
@@ -92,6 +97,9 @@ func Postgres(t TB, opts PostgresOptions) *PostgresServer {
 			if opts.ServerName != "" {
 				files["server.crt"], files["server.key"] = certificate.Cert, certificate.Key
 			}
+			if opts.ClientCA != nil {
+				files["client-ca.crt"] = opts.ClientCA
+			}
 			if opts.TmpfsMiB > 0 {
 				files["wal-elsewhere"] = nil
 			}
@@ -123,6 +131,9 @@ func postgresConf(opts PostgresOptions, listen string, port int) string {
 	if opts.ServerName != "" {
 		lines = append(lines, "ssl = on", "ssl_cert_file = '/dbops/server.crt'", "ssl_key_file = '/dbops/server.key'")
 	}
+	if opts.ClientCA != nil {
+		lines = append(lines, "ssl_ca_file = '/dbops/client-ca.crt'")
+	}
 	lines = append(lines, opts.Conf...)
 	return strings.Join(lines, "\n") + "\n"
 }
@@ -133,7 +144,8 @@ func postgresHBA(opts PostgresOptions) string {
 		host = "hostssl"
 	}
 	// The socket exists in the container only.
-	return "local all all trust\n" +
+	return strings.Join(append(opts.HBA, ""), "\n") +
+		"local all all trust\n" +
 		host + " all all all scram-sha-256\n" +
 		host + " replication all all scram-sha-256\n"
 }

@@ -126,6 +126,16 @@ func allowed() []permit {
 			rows: []string{"roles: default_ttl above max_ttl", "creds: a role with default_ttl above max_ttl"},
 		},
 		{
+			where: "status", theirs: "2xx", ours: "4xx",
+			why:  "the statements do not put the public key anywhere, so nobody could log in with the private one",
+			rows: []string{"keys: creds where the database takes none"},
+		},
+		{
+			where: "data.credential_config.ca_private_key", theirs: "string", ours: absent,
+			why:  "the key that signs for everybody is not for whoever may read a role",
+			rows: []string{"certificates: read it"},
+		},
+		{
 			where: "data.credential_config", theirs: "object", ours: absent,
 			why:  "an empty credential_config takes the settings away; in the built-in engine nothing does",
 			rows: []string{"roles: credential_config cleared"},

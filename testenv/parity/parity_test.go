@@ -40,8 +40,8 @@ func table(d *databases) []group {
 		{name: "mysql rotation", minimum: 9, built: append([]row{mysql}, rotation...), rows: mysqlRotationRows()},
 		{name: "redis", minimum: 25, built: []row{redis}, rows: redisRows(d)},
 		{name: "redis rotation", minimum: 9, built: append([]row{redis}, rotation...), rows: redisRotationRows()},
-		{name: "keys", built: []row{keys}, rows: keyRows()},
-		{name: "certificates", built: []row{certificates}, rows: certificateRows(authority)},
+		{name: "keys", minimum: 11, built: []row{keys}, rows: keyRows()},
+		{name: "certificates", minimum: 8, built: []row{certificates}, rows: certificateRows(authority)},
 	}
 }
 

@@ -1,15 +1,6 @@
 package parity_test
 
-import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
-	"math/big"
-	"time"
-)
+import "github.com/dbops-io/vault-plugin-secrets-dbops/testenv"
 
 func mysqlRows(d *databases) []row {
 	const dead = "{{username}}:{{password}}@tcp(127.0.0.1:1)/"
@@ -154,26 +145,14 @@ func keyRows() []row {
 
 // certificateConfig is a good credential_config of a client_certificate.
 func certificateConfig() fields {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	authority, err := testenv.NewAuthority()
 	if err != nil {
 		panic(err) // crypto/rand does not fail on Linux
 	}
-	authority := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "parity"}, IsCA: true, BasicConstraintsValid: true,
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour), KeyUsage: x509.KeyUsageCertSign,
-	}
-	certificate, err := x509.CreateCertificate(rand.Reader, authority, authority, &key.PublicKey, key)
-	if err != nil {
-		panic(err)
-	}
-	encoded, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		panic(err)
-	}
 	return fields{
 		"common_name_template": "{{.RoleName}}", "key_type": "ec", "key_bits": "256",
-		"ca_cert":        string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate})),
-		"ca_private_key": string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: encoded})),
+		"ca_cert":        string(authority.Cert),
+		"ca_private_key": string(authority.Key),
 	}
 }
 

@@ -55,10 +55,14 @@ type Driver interface {
 	Close()
 }
 
-// CreateRequest asks for a login.
+// CreateRequest asks for a login. One of Password, PublicKey and CommonName is set;
+// a product that knows no logins of that kind, or statements that would not bind
+// the login to it, are an error.
 type CreateRequest struct {
 	Username   string
 	Password   wire.Secret
+	PublicKey  []byte    // PEM
+	CommonName string    // of the certificate the login will show
 	Expiration time.Time // when the server itself may refuse the login
 	// Statements are the role's creation statements with their placeholders.
 	Statements []string

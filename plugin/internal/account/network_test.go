@@ -55,7 +55,7 @@ func TestUnsent_ClearsOnlyTheDoubt(t *testing.T) {
 	require.Equal(t, &account.Error{Op: "create", Code: wire.CodeUnavailable, Reason: "r", State: "08006"}, account.Unsent(doubtful))
 	require.True(t, doubtful.Ambiguous)
 	require.NoError(t, account.Unsent(nil))
-	require.Equal(t, own, account.Unsent(own))
+	require.Equal(t, errForeign, account.Unsent(errForeign))
 }
 
-var own = errors.New("not of ours")
+var errForeign = errors.New("not of ours")

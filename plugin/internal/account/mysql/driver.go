@@ -278,8 +278,13 @@ func (d *Driver) Create(ctx context.Context, req account.CreateRequest) error {
 	if req.Username == "" {
 		return &account.Error{Op: op, Code: wire.CodeInvalid, Reason: "the user name is empty"}
 	}
+	if err := account.CheckBinding(req, true); err != nil {
+		return err
+	}
 	values := d.values(req.Username)
 	values["password"] = dialect.Value{Text: req.Password.Reveal()}
+	values["public_key"] = dialect.Value{Text: string(req.PublicKey)}
+	values["common_name"] = dialect.Value{Text: req.CommonName}
 	values["expiration"] = dialect.Value{Text: timestamp(req.Expiration)}
 	statements, err := d.render(op, req.Statements, values)
 	if err != nil {

@@ -151,8 +151,11 @@ func (d *Driver) Create(ctx context.Context, req account.CreateRequest) error {
 	if len(req.Username) == 0 || len(req.Username) > dialect.PostgresNameBytes {
 		return &account.Error{Op: op, Code: wire.CodeInvalid, Reason: fmt.Sprintf("the user name is not 1 to %d bytes long, and PostgreSQL would cut it", dialect.PostgresNameBytes)}
 	}
+	if err := account.CheckBinding(req, false); err != nil {
+		return err
+	}
 	password := req.Password.Reveal()
-	if d.config.PasswordAuthentication != Plain {
+	if password != "" && d.config.PasswordAuthentication != Plain {
 		// Before a session is taken: it costs a millisecond of processor time.
 		iterations := req.Iterations
 		if iterations == 0 {
@@ -165,10 +168,12 @@ func (d *Driver) Create(ctx context.Context, req account.CreateRequest) error {
 		password = verifier
 	}
 	values := map[string]dialect.Value{
-		"name":       {Text: req.Username, Kind: dialect.IdentifierValue},
-		"username":   {Text: req.Username, Kind: dialect.IdentifierValue},
-		"password":   {Text: password},
-		"expiration": {Text: timestamp(req.Expiration)},
+		"name":        {Text: req.Username, Kind: dialect.IdentifierValue},
+		"username":    {Text: req.Username, Kind: dialect.IdentifierValue},
+		"password":    {Text: password}, // PostgreSQL lets nobody in by an empty one
+		"public_key":  {Text: string(req.PublicKey)},
+		"common_name": {Text: req.CommonName},
+		"expiration":  {Text: timestamp(req.Expiration)},
 	}
 	text, err := renderScript(req.Statements, values)
 	if err != nil {

@@ -183,6 +183,9 @@ func (d *Driver) Create(ctx context.Context, req account.CreateRequest) error {
 	if err := checkName(op, req.Username); err != nil {
 		return err
 	}
+	if len(req.PublicKey) > 0 || req.CommonName != "" {
+		return &account.Error{Op: op, Code: wire.CodeUnsupported, Reason: "Redis knows logins by password only"}
+	}
 	if req.Password.Empty() {
 		return invalid(op, "the password is empty")
 	}
