@@ -61,6 +61,7 @@ type accountRequest struct {
 	Side       wire.Side
 	// OperationID is empty for creds/.
 	OperationID string
+	Fence       string // of the operation's claim
 	// TTL is cut to what the role and the mount allow; 0 takes their default.
 	TTL         time.Duration
 	DisplayName string
@@ -115,7 +116,7 @@ func (b *backend) issueAccount(ctx context.Context, s logical.Storage, r account
 	now := b.now()
 	record := &accountRecord{
 		ID: newRecordID(r.OperationID), Connection: c.Name, ConnectionID: c.ID, Role: role.Name, Username: issued.Username,
-		Purpose: r.Purpose, Side: r.Side, OperationID: r.OperationID, EntityID: r.EntityID,
+		Purpose: r.Purpose, Side: r.Side, OperationID: r.OperationID, EntityID: r.EntityID, Fence: r.Fence,
 		CreatedAt: now, ExpiresAt: now.Add(issued.TTL), Revocation: role.RevocationStatements,
 	}
 	request := account.CreateRequest{
@@ -255,7 +256,7 @@ func (b *backend) giveUp(ctx context.Context, s logical.Storage, record *account
 		due = due.Add(ambiguousWait)
 	}
 	// Stored in any case: the server would keep the login until its full time.
-	record.ExpiresAt, record.atServer = due, false
+	record.ExpiresAt, record.Unconfirmed, record.atServer = due, true, false
 	b.accounts.index.put(record, due, 0)
 	return putStored(ctx, s, prefixAccount+record.ID, record)
 }
@@ -330,6 +331,9 @@ func (b *backend) endRecord(ctx context.Context, s logical.Storage, recordID str
 	}
 	if err := b.endLogin(ctx, s, record); err != nil {
 		return errors.Join(err, b.retryLater(ctx, s, record, err))
+	}
+	if err := b.noteAccountEnded(ctx, s, record); err != nil {
+		return err
 	}
 	if !record.atServer {
 		if err := deleteStored(ctx, s, prefixAccount+recordID); err != nil {

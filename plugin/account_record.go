@@ -30,7 +30,11 @@ type accountRecord struct {
 	Side         wire.Side    `json:"side,omitempty"`
 	OperationID  string       `json:"operation_id,omitempty"`
 	EntityID     string       `json:"entity_id,omitempty"`
-	CreatedAt    time.Time    `json:"created_at"`
+	// Fence is the number of the claim it was made for.
+	Fence string `json:"fence,omitempty"`
+	// Unconfirmed: the server never answered that it had made the login.
+	Unconfirmed bool      `json:"unconfirmed,omitempty"`
+	CreatedAt   time.Time `json:"created_at"`
 	// ExpiresAt is when the account has to go, lease or no lease.
 	ExpiresAt time.Time `json:"expires_at"`
 	// Revocation are the role's statements when the account was made.

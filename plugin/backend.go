@@ -78,6 +78,9 @@ type backend struct {
 	wake chan struct{}
 
 	ops *operationState // policies, connections, operations and agents
+
+	signing  signingKeys // of receipts
+	receipts receiptWork
 }
 
 var _ logical.Backend = (*backend)(nil)
@@ -103,7 +106,7 @@ func newBackend(version string, now func() time.Time) *backend {
 		BackendType:    logical.TypeLogical,
 		RunningVersion: version,
 		PathsSpecial: &logical.Paths{
-			SealWrapStorage: []string{prefixConfig, prefixRetired, prefixRole, prefixAccount, prefixStaticRole, prefixRotation},
+			SealWrapStorage: []string{prefixConfig, prefixRetired, prefixRole, prefixAccount, prefixStaticRole, prefixRotation, prefixSigningKey},
 		},
 		Paths:          b.paths(),
 		Secrets:        []*framework.Secret{b.secretCreds(), b.secretAccount()},
@@ -128,6 +131,7 @@ func (b *backend) paths() []*framework.Path {
 	paths = append(paths, b.resetPaths()...)
 	paths = append(paths, b.revocationPaths()...)
 	paths = append(paths, b.operationPaths()...)
+	paths = append(paths, b.keyPaths()...)
 	return paths
 }
 
@@ -175,6 +179,9 @@ func (b *backend) initialize(ctx context.Context, req *logical.InitializationReq
 	if _, err := b.mountID(ctx, req.Storage); err != nil {
 		return err
 	}
+	if _, err := b.allKeys(ctx, req.Storage); err != nil {
+		return err
+	}
 	sweeper := newSweeper(b, req.Storage)
 	b.work.run(sweeper.sweep)
 	b.work.run(func(ctx context.Context) { b.rotations.work(ctx, req.Storage) })
@@ -204,6 +211,9 @@ func (b *backend) invalidate(_ context.Context, key string) {
 	}
 	if name, ok := strings.CutPrefix(key, prefixStaticRole); ok {
 		b.staticRoles.put(name, nil)
+	}
+	if strings.HasPrefix(key, prefixSigningKey) {
+		b.signing.forget()
 	}
 	b.opsInvalidate(key)
 }

@@ -18,6 +18,7 @@
 //	operations/:id     one's own operations; all/operations is everybody's
 //	agents/:name       agents, and below it the protocol they work by
 //	revocations/:id    logins that could not be ended yet
+//	keys               public keys of receipts; keys/rotate signs with a new one
 //	info               versions
 //
 // # Storage
@@ -31,6 +32,8 @@
 //	rotation/<kind>/<name> a rotation that was begun, with the new credential (seal-wrapped)
 //	account/<group>/<id> one login that exists or may exist; the group is an operation or "creds"
 //	revocation/<id>      a login that could not be ended, and when to try again
+//	operation-receipt/<id>/ the receipt of an operation that has ended
+//	signing-key/<hex>    a key that signs receipts or did (seal-wrapped)
 //
 // The keys of operations, policies and agents are described where they are used.
 //

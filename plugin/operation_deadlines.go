@@ -58,6 +58,8 @@ func (b *backend) enforceDeadlines(ctx context.Context, s logical.Storage) error
 		}
 		if current := b.ops.operation(r.ID); current != nil && current.EndAccounts && current.Claim == nil {
 			b.endAccountsSoon(s, r.ID)
+		} else if current != nil {
+			b.receiptSoon(s, current)
 		}
 	}
 	return errors.Join(errs...)
@@ -183,7 +185,7 @@ func (b *backend) endAccountsSoon(s logical.Storage, id string) {
 			o.mu.Unlock()
 			return
 		}
-		_, err := b.updateOperation(ctx, s, id, func(r *operationRecord) error {
+		next, err := b.updateOperation(ctx, s, id, func(r *operationRecord) error {
 			if r.Claim != nil {
 				return errUnchanged // a claim was made meanwhile; its end is ours again
 			}
@@ -192,6 +194,9 @@ func (b *backend) endAccountsSoon(s logical.Storage, id string) {
 		})
 		if err != nil && !errors.Is(err, errUnchanged) {
 			b.Logger().Warn("ended accounts could not be recorded", "operation_id", id, "error", err)
+		}
+		if err == nil && next != nil {
+			b.receiptSoon(s, next)
 		}
 	})
 }

@@ -45,6 +45,7 @@ const (
 // old one ([backend.updateOperation]).
 type operationRecord struct {
 	wire.Operation
+	operationHistory
 
 	// ContentDigest is the digest of what was asked for; a repeated request_id
 	// must have the same.
@@ -98,6 +99,8 @@ type pins struct {
 	SourceFacts  string `json:"source_facts"`
 	TargetFacts  string `json:"target_facts"`
 	Policies     string `json:"policies"` // digest over names and versions of all that match
+	// PolicyVersions are for the receipt; the digest is what is compared.
+	PolicyVersions map[string]string `json:"policy_versions,omitempty"`
 }
 
 // clone returns a deep copy.
@@ -123,6 +126,9 @@ func (r *operationRecord) become(next wire.State, now time.Time) error {
 	}
 	r.State = next
 	r.UpdatedAt = now
+	if next.Final() {
+		r.end(now)
+	}
 	return nil
 }
 
@@ -148,6 +154,7 @@ func (r *operationRecord) endClaim(now time.Time) {
 	for _, issued := range r.Claim.Issued {
 		r.EndAccounts = r.EndAccounts || issued > 0
 	}
+	r.pastClaim(r.Claim, now)
 	r.LastClaim, r.Claim = r.Claim, nil
 	r.UpdatedAt = now
 }
@@ -156,6 +163,7 @@ func (r *operationRecord) endClaim(now time.Time) {
 func (r *operationRecord) wantCleanup(now time.Time) {
 	if r.Cleanup == cleanupNone || r.Cleanup == cleanupDone {
 		r.Cleanup, r.CleanupSince = cleanupPending, now
+		r.ReceiptDue = r.ReceiptDue || r.ReceiptDigest != "" // what was attested is not all any more
 	}
 }
 
@@ -206,7 +214,7 @@ func (r *operationRecord) left(now time.Time) time.Duration {
 
 // busy tells whether anything is still to be done about the operation.
 func (r *operationRecord) busy() bool {
-	return !r.State.Final() || r.Claim != nil || r.EndAccounts || r.Cleanup == cleanupPending
+	return !r.State.Final() || r.Claim != nil || r.EndAccounts || r.Cleanup == cleanupPending || r.ReceiptDue
 }
 
 // heldBy returns the claim when agent holds it under fence. The errors are the

@@ -351,6 +351,9 @@ func (b *backend) updateOperation(ctx context.Context, s logical.Storage, id str
 	if err := change(next); err != nil {
 		return nil, err
 	}
+	if err := b.noteChains(ctx, s, current, next); err != nil {
+		return nil, err
+	}
 	if next.State.Final() && next.Result != nil && next.Result.Hint == "" {
 		next.Result.Hint = next.Result.Code.Hint()
 	}

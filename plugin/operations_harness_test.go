@@ -53,6 +53,10 @@ type fakeAccounts struct {
 	endFails   error
 	issueFails error
 	onIssue    func()
+	now        func() time.Time
+	at         map[string]time.Time // of issue, by record id
+	// onEnd is told of every account that is gone.
+	onEnd func(context.Context, logical.Storage, *accountRecord) error
 }
 
 var _ operationAccounts = (*fakeAccounts)(nil)
@@ -68,7 +72,7 @@ func (f *fakeAccounts) issueAccount(_ context.Context, _ logical.Storage, r acco
 	}
 	f.issued++
 	id := fmt.Sprintf("record-%d", f.issued)
-	f.open[id] = r
+	f.open[id], f.at[id] = r, f.now()
 	return issuedAccount{RecordID: id, Username: "user-" + id, leasedCredential: leasedCredential{Password: wire.NewSecret("hunter2")}, TTL: r.TTL}, nil
 }
 
@@ -81,26 +85,41 @@ func (f *fakeAccounts) renewAccount(_ context.Context, _ logical.Storage, id str
 	return nil
 }
 
-func (f *fakeAccounts) endAccount(_ context.Context, _ logical.Storage, id string) error {
+func (f *fakeAccounts) endAccount(ctx context.Context, s logical.Storage, id string) error {
 	f.mu.Lock()
-	defer f.mu.Unlock()
+	r, ok := f.open[id]
+	at := f.at[id]
 	delete(f.open, id)
-	return nil
+	f.mu.Unlock()
+	if !ok {
+		return nil
+	}
+	return f.onEnd(ctx, s, &accountRecord{
+		ID: id, Username: "user-" + id, OperationID: r.OperationID, Side: r.Side, Purpose: r.Purpose, Fence: r.Fence, CreatedAt: at,
+	})
 }
 
 func (f *fakeAccounts) endLeased(ctx context.Context, s logical.Storage, id string) error {
 	return f.endAccount(ctx, s, id)
 }
 
-func (f *fakeAccounts) endOperationAccounts(_ context.Context, _ logical.Storage, op string, side wire.Side) error {
+func (f *fakeAccounts) endOperationAccounts(ctx context.Context, s logical.Storage, op string, side wire.Side) error {
 	f.mu.Lock()
-	defer f.mu.Unlock()
 	if f.endFails != nil {
+		defer f.mu.Unlock()
 		return f.endFails
 	}
+	var ids []string
 	for id, r := range f.open {
 		if r.OperationID == op && (side == "" || r.Side == side) {
-			delete(f.open, id)
+			ids = append(ids, id)
+		}
+	}
+	f.mu.Unlock()
+	slices.Sort(ids)
+	for _, id := range ids {
+		if err := f.endAccount(ctx, s, id); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -192,9 +211,10 @@ func newDesk(t *testing.T) *desk {
 				"prod":    {Engine: wire.EnginePostgres, Host: "db1", Port: 5432, Database: "shop", SSLMode: "verify-full"},
 				"staging": {Engine: wire.EnginePostgres, Host: "db2", Port: 5432, Database: "shop", SSLMode: "verify-full"},
 			},
-			configs: map[string]string{"prod": "c1", "staging": "c2"}, identities: map[string]wire.ServerIdentity{}, open: map[string]accountRequest{},
+			configs: map[string]string{"prod": "c1", "staging": "c2"}, identities: map[string]wire.ServerIdentity{}, open: map[string]accountRequest{}, at: map[string]time.Time{},
 		},
 	}
+	m.db.now = m.clock.now
 	m.restart()
 	m.must(m.write("", "connections/prod", "purposes", "inspect=i,read=r", "labels", "tier=gold"))
 	m.must(m.write("", "connections/staging", "purposes", "inspect=i,write=w", "labels", "tier=dev"))
@@ -210,6 +230,7 @@ func (m *desk) restart() {
 	m.t.Helper()
 	b := newBackend(DefaultVersion, m.clock.now)
 	b.ops = newOperationState(m.db)
+	m.db.onEnd = b.noteAccountEnded
 	require.NoError(m.t, b.Setup(context.Background(), &logical.BackendConfig{
 		Logger: hclog.NewNullLogger(), System: m.system, StorageView: m.storage, BackendUUID: "11111111-2222-3333-4444-555555555555",
 	}))
@@ -398,7 +419,7 @@ func (m *desk) settle() {
 	require.Eventually(m.t, func() bool {
 		m.b.ops.mu.RLock()
 		defer m.b.ops.mu.RUnlock()
-		return len(m.b.ops.ending) == 0
+		return len(m.b.ops.ending) == 0 && m.b.receipts.idle()
 	}, 5*time.Second, time.Millisecond)
 }
 

@@ -94,7 +94,7 @@ func (b *backend) leaseAccount(ctx context.Context, req *logical.Request, r *ope
 	}
 	ttl := min(claimTTL(phase), r.left(b.now()))
 	issued, err := b.ops.accounts.issueAccount(ctx, req.Storage, accountRequest{
-		Connection: connection, Role: role, Purpose: purpose, Side: side, OperationID: r.ID, TTL: ttl,
+		Connection: connection, Role: role, Purpose: purpose, Side: side, OperationID: r.ID, Fence: fence, TTL: ttl,
 		DisplayName: agent, EntityID: r.Requester.EntityID, ConnectionLimit: operationConnections,
 	})
 	if err != nil {

@@ -101,11 +101,13 @@ func readFinish(d *framework.FieldData) (wire.FinishRequest, error) {
 
 // shorten cuts a text that would make the record grow: a finish must not fail for
 // a long message.
-func shorten(text string) string {
-	if len(text) <= maxTextBytes {
+func shorten(text string) string { return shortenTo(text, maxTextBytes) }
+
+func shortenTo(text string, limit int) string {
+	if len(text) <= limit {
 		return text
 	}
-	return strings.ToValidUTF8(text[:maxTextBytes], "") + "…"
+	return strings.ToValidUTF8(text[:limit], "") + "…"
 }
 
 // finish is the effect of a finish request on the record.
@@ -172,6 +174,9 @@ func (r *operationRecord) finish(agent string, f wire.FinishRequest, digest stri
 	}
 	claim.Finish = digest
 	phase := claim.Phase
+	if phase != wire.PhaseCleanup {
+		r.EndedBy = wire.EndedByAgent
+	}
 	r.endClaim(now)
 	if f.CleanupNeeded && phase == wire.PhaseRunning {
 		r.wantCleanup(now)

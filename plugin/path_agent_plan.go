@@ -221,11 +221,13 @@ func (b *backend) acceptPlan(ctx context.Context, s logical.Storage, r *operatio
 	return next, nil
 }
 
-// afterEnd begins to end the accounts of an operation nobody holds any more.
+// afterEnd begins to end the accounts of an operation nobody holds any more, or to
+// make the receipt of one that has none.
 func (b *backend) afterEnd(s logical.Storage, r *operationRecord) {
 	if r.Claim == nil && r.EndAccounts {
 		b.endAccountsSoon(s, r.ID)
 	}
+	b.receiptSoon(s, r)
 }
 
 // decideOnPlan evaluates policies on what the inspection found, and pins all that
@@ -276,7 +278,9 @@ func (b *backend) decideAgain(r *operationRecord, sides *operationSides, estimat
 	ask.Estimates = estimates
 	policies := b.ops.policyList()
 	decision := fulfillable(policy.Evaluate(policies, ask, b.now()))
-	pinned := &pins{SourceConfig: sides.source.config, TargetConfig: sides.target.config}
+	pinned := &pins{
+		SourceConfig: sides.source.config, TargetConfig: sides.target.config, PolicyVersions: policyVersions(policies, decision.Policies),
+	}
 	if pinned.SourceFacts, err = sides.source.facts.factsDigest(); err != nil {
 		return wire.Decision{}, nil, err
 	}

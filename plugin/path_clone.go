@@ -205,12 +205,13 @@ func (b *backend) requestOperation(ctx context.Context, s logical.Storage, who c
 	if op.Decision.Allowed {
 		o.admit(reservation)
 	}
+	versions := policyVersions(slices.Collect(maps.Values(o.policies)), op.Decision.Policies)
 	o.mu.Unlock()
 	if !op.Decision.Allowed {
 		return nil, refusal(op.Decision)
 	}
 
-	r := &operationRecord{Operation: op, ContentDigest: digest}
+	r := &operationRecord{Operation: op, operationHistory: operationHistory{Kept: true, PolicyVersions: versions}, ContentDigest: digest}
 	if err := putStored(ctx, s, prefixOperation+id, r); err != nil {
 		b.opsInvalidate(prefixOperation + id)
 		o.mu.Lock()

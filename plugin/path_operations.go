@@ -104,6 +104,15 @@ again is no error.`,
 		Callbacks:       map[logical.Operation]framework.OperationFunc{logical.ReadOperation: b.pathOperationText(sees, prefixReport, "report")},
 		HelpSynopsis:    "The report of the run, exactly as its agent sent it.",
 		HelpDescription: "Answers one part of the text, the number of parts and the digest of the whole. " + note,
+	}, {
+		Pattern:      prefix + "/" + operationIDRegex + "/receipt$",
+		Fields:       part,
+		Callbacks:    map[logical.Operation]framework.OperationFunc{logical.ReadOperation: b.pathOperationReceipt(sees)},
+		HelpSynopsis: "The signed receipt of an operation that has ended.",
+		HelpDescription: `
+Answers one part of the text, the number of parts and the digest of the whole. It is
+made when the operation has ended, its accounts are gone and nothing has to be
+cleaned up any more; dbops receipt verify checks it with the keys of keys/. ` + note,
 	}}
 }
 
@@ -122,6 +131,9 @@ func (b *backend) operationData(r *operationRecord) (map[string]any, error) {
 	}
 	if r.Cleanup != cleanupNone {
 		data["cleanup"] = string(r.Cleanup)
+	}
+	if r.ReceiptDigest != "" && !r.ReceiptDue {
+		data["receipt_digest"] = r.ReceiptDigest
 	}
 	return data, nil
 }
