@@ -81,6 +81,7 @@ type backend struct {
 
 	signing  signingKeys // of receipts
 	receipts receiptWork
+	looks    *looks // what was seen on servers, for posture
 }
 
 var _ logical.Backend = (*backend)(nil)
@@ -101,6 +102,7 @@ func newBackend(version string, now func() time.Time) *backend {
 	b.staticRoles = newCache(loadStaticRole, func(*staticRole) {})
 	b.rotations, b.rotationLocks = newRotationQueue(b), newKeyLocks()
 	b.ops = newOperationState(b)
+	b.looks = newLooks(b)
 	b.Backend = &framework.Backend{
 		Help:           strings.TrimSpace(backendHelp),
 		BackendType:    logical.TypeLogical,
@@ -132,6 +134,7 @@ func (b *backend) paths() []*framework.Path {
 	paths = append(paths, b.revocationPaths()...)
 	paths = append(paths, b.operationPaths()...)
 	paths = append(paths, b.keyPaths()...)
+	paths = append(paths, b.posturePaths()...)
 	return paths
 }
 

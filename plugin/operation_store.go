@@ -83,6 +83,10 @@ type agentHeard struct {
 	Boot         string
 	FreeSlots    int
 	AuditDevices string
+	// AuditProblem is why no device records events, in the agent's words;
+	// AuditUntuned says that the mount hides them.
+	AuditProblem string
+	AuditUntuned bool
 	// BusyAt is when it last held a claim.
 	BusyAt time.Time
 }

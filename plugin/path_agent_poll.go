@@ -27,6 +27,9 @@ const (
 	maxPollsPerSec = 200
 )
 
+// longestAuditProblem bounds, in characters, what is kept of an agent's words.
+const longestAuditProblem = 512
+
 // agentWorkPaths is the work protocol: all of it below one prefix per agent, so
 // that one ACL template confines it.
 func (b *backend) agentWorkPaths() []*framework.Path {
@@ -63,6 +66,8 @@ func (b *backend) agentWorkPaths() []*framework.Path {
 			"held":          {Type: framework.TypeStringSlice, Description: "Claims it works on, <operation id>:<fence>."},
 			"progress":      {Type: framework.TypeStringSlice, Description: "One JSON progress per claim."},
 			"audit_devices": text("Enabled audit devices it saw; -1 when it could not look."),
+			"audit_problem": text("Why no audit device records events."),
+			"audit_untuned": {Type: framework.TypeBool, Description: "The reason is that the mount hides events from audit devices."},
 		}, b.pathAgentPoll),
 		path(operation+"/plan$", "Send the plan, or in a running claim the shape seen in the copying snapshot.", fence(map[string]*framework.FieldSchema{
 			"part": text("Number of the part, from 0."), "parts": text("Number of parts."), "text": text("The part."),
@@ -173,6 +178,7 @@ func (b *backend) notePoll(name string, d *framework.FieldData, mine []*operatio
 	heard := o.heard[name]
 	heard.At, heard.Boot = now, fieldOf[string](d, "boot")
 	heard.FreeSlots, heard.AuditDevices = fieldOf[int](d, "free_slots"), fieldOf[string](d, "audit_devices")
+	heard.AuditProblem, heard.AuditUntuned = firstRunes(fieldOf[string](d, "audit_problem"), longestAuditProblem), fieldOf[bool](d, "audit_untuned")
 	o.heard[name] = heard
 	for _, r := range mine {
 		if held[r.ID] == r.Claim.Fence {

@@ -110,6 +110,9 @@ func (b *backend) pathAgentRead(ctx context.Context, req *logical.Request, d *fr
 		data["boot"] = heard.Boot
 		data["free_slots"] = heard.FreeSlots
 		data["audit_devices"] = heard.AuditDevices
+		if heard.AuditProblem != "" {
+			data["audit_problem"] = heard.AuditProblem
+		}
 	}
 	chain, err := b.chain(ctx, req.Storage, name)
 	if err != nil {

@@ -37,6 +37,8 @@ type PostgresOptions struct {
 	HBA []string
 	// Conf is further lines for postgresql.conf, such as "max_connections = 20".
 	Conf []string
+	// HBAOnly leaves the server's own lines out.
+	HBAOnly bool
 	// TmpfsMiB puts the data directory, but not WAL, in memory, with this many
 	// MiB; such a server forgets its data, and its identity, at Stop and Kill. A
 	// fresh one takes about 24 MiB, each further database 8. Tests of a full disk
@@ -139,6 +141,9 @@ func postgresConf(opts PostgresOptions, listen string, port int) string {
 }
 
 func postgresHBA(opts PostgresOptions) string {
+	if opts.HBAOnly {
+		return strings.Join(opts.HBA, "\n") + "\n"
+	}
 	host := "host"
 	if opts.RequireTLS {
 		host = "hostssl"

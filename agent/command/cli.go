@@ -56,6 +56,7 @@ func cliCommands(c *console) map[string]cli.Command {
 		"operations": &operationsCommand{console: c},
 		"operation":  &operationCommand{console: c},
 		"plan":       &planCommand{console: c},
+		"posture":    &postureCommand{console: c},
 		"setup":      &setupCommand{console: c},
 		"acl":        &aclCommand{console: c},
 		"version":    &versionCommand{console: c},

@@ -41,6 +41,10 @@ type PollRequest struct {
 	// AuditDevices is the number of enabled audit devices it saw; "-1" when it
 	// could not look.
 	AuditDevices string `json:"audit_devices"`
+	// AuditProblem is why no audit device records events, without secrets; empty
+	// when some does. AuditUntuned says that the mount hides events from them.
+	AuditProblem string `json:"audit_problem,omitempty"`
+	AuditUntuned bool   `json:"audit_untuned,omitempty"`
 }
 
 // PollResponse is the answer. It comes at once; nothing is held open.

@@ -1,5 +1,8 @@
 package wire
 
+// AuditTuning is the setting of a mount that AuditNonHMACRequestKeys belong in.
+const AuditTuning = "audit_non_hmac_request_keys"
+
 // AuditNonHMACRequestKeys are the request keys that the mount must be tuned to
 // show in clear in audit devices (audit_non_hmac_request_keys). README, dbops
 // setup and tests take them from here. No key under which a secret or row data

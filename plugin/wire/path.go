@@ -41,6 +41,15 @@ func (m Mount) Cancel(id string) string { return m.join("operations", id, "cance
 // AllOperations is the unfiltered list, for auditors and operators.
 func (m Mount) AllOperations() string { return m.join("all", "operations") }
 
+// Posture is what is weak about the mount, or about one connection when it is
+// named.
+func (m Mount) Posture(connection string) string {
+	if connection == "" {
+		return m.join("posture")
+	}
+	return m.join("posture", connection)
+}
+
 // Poll is where an agent asks for work.
 func (m Mount) Poll(agent string) string { return m.join("agents", agent, "poll") }
 

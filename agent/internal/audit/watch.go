@@ -103,6 +103,18 @@ func (w *Watch) Count() int {
 	return w.count
 }
 
+// Problem is why no event is recorded, in a sentence; "" when they are, or while
+// nothing is known. untuned says that the mount hides them from the devices.
+func (w *Watch) Problem() (reason string, untuned bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var coded *wire.Error
+	if !w.known || !errors.As(w.err, &coded) {
+		return "", false
+	}
+	return coded.Reason, coded.Field == wire.AuditTuning
+}
+
 // Await waits until events are recorded, at most for patience, and then returns
 // why they are not.
 func (w *Watch) Await(ctx context.Context, patience time.Duration) error {

@@ -62,6 +62,35 @@ func TestWatch_OnlyAnswersCount(t *testing.T) {
 	require.False(t, w.Ready())
 }
 
+// Why nothing is recorded can be told to others, once it is known.
+func TestWatch_Problem(t *testing.T) {
+	t.Parallel()
+	d := &vaultDevices{err: errAway}
+	w := NewWatch(d, hclog.NewNullLogger())
+	require.Error(t, w.Check(context.Background()))
+	reason, untuned := w.Problem()
+	require.Empty(t, reason)
+	require.False(t, untuned)
+
+	d.become(0, errNoDevice)
+	require.Error(t, w.Check(context.Background()))
+	reason, untuned = w.Problem()
+	require.Equal(t, "none", reason)
+	require.False(t, untuned)
+
+	d.become(0, &wire.Error{Code: wire.CodeAuditUnavailable, Field: wire.AuditTuning, Reason: "hidden"})
+	require.Error(t, w.Check(context.Background()))
+	reason, untuned = w.Problem()
+	require.Equal(t, "hidden", reason)
+	require.True(t, untuned)
+
+	d.become(1, nil)
+	require.NoError(t, w.Check(context.Background()))
+	reason, untuned = w.Problem()
+	require.Empty(t, reason)
+	require.False(t, untuned)
+}
+
 // Who waits for a device goes on as soon as there is one.
 func TestWatch_AwaitEndsWithADevice(t *testing.T) {
 	t.Parallel()

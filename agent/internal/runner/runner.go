@@ -185,6 +185,7 @@ func (r *Runner) pollRequest() wire.PollRequest {
 		Version: wire.Version, Boot: r.boot, Held: []string{}, Progress: []string{},
 		AuditDevices: strconv.Itoa(r.options.Audit.Count()),
 	}
+	request.AuditProblem, request.AuditUntuned = r.options.Audit.Problem()
 	for _, t := range r.active {
 		request.Held = append(request.Held, t.held())
 		if progress := t.progressJSON(); progress != "" {

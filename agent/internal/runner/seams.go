@@ -37,6 +37,9 @@ type Events interface {
 type Audit interface {
 	Ready() bool
 	Count() int
+	// Problem is why Count is no more than 0; untuned says that the mount hides
+	// events.
+	Problem() (reason string, untuned bool)
 	Check(ctx context.Context) error
 	Await(ctx context.Context, patience time.Duration) error
 }

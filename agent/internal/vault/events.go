@@ -34,7 +34,7 @@ func (w *Work) AuditDevices(ctx context.Context) (int, error) {
 		return 0, notAllowedToLook(err, `path "sys/audit" { capabilities = ["read", "sudo"] }`)
 	}
 	if len(devices) == 0 {
-		return 0, auditUnavailable("list audit devices", "Vault has no audit device enabled", "vault audit enable file file_path=…")
+		return 0, auditUnavailable("list audit devices", &wire.Error{Reason: "Vault has no audit device enabled", Hint: "vault audit enable file file_path=…"})
 	}
 	tune := "sys/mounts/" + string(w.client.mount) + "/tune"
 	var tuning struct {
@@ -52,14 +52,16 @@ func (w *Work) AuditDevices(ctx context.Context) (int, error) {
 	}
 	if len(missing) > 0 {
 		sort.Strings(missing)
-		return 0, auditUnavailable("read mount tuning",
-			"the mount hides from audit devices: "+strings.Join(missing, ", "), "run dbops setup, or vault secrets tune -audit-non-hmac-request-keys=…")
+		return 0, auditUnavailable("read mount tuning", &wire.Error{
+			Field: wire.AuditTuning, Reason: "the mount hides from audit devices: " + strings.Join(missing, ", "),
+			Hint: "run dbops setup, or vault secrets tune -audit-non-hmac-request-keys=…",
+		})
 	}
 	return len(devices), nil
 }
 
-func auditUnavailable(do, reason, hint string) error {
-	coded := &wire.Error{Code: wire.CodeAuditUnavailable, Reason: reason, Hint: hint}
+func auditUnavailable(do string, coded *wire.Error) error {
+	coded.Code = wire.CodeAuditUnavailable
 	return &Error{Do: do, Status: http.StatusOK, Wire: coded, Err: coded}
 }
 

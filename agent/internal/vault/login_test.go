@@ -207,6 +207,9 @@ func TestWork_AuditDevices(t *testing.T) {
 	_, err = work.AuditDevices(within(t, 10*time.Second))
 	require.Equal(t, wire.CodeAuditUnavailable, CodeOf(err))
 	require.ErrorContains(t, err, wire.EventsKey)
+	var hidden *wire.Error
+	require.ErrorAs(t, err, &hidden)
+	require.Equal(t, wire.AuditTuning, hidden.Field)
 
 	devices, err := v.Client.Sys().ListAudit()
 	require.NoError(t, err)

@@ -44,6 +44,14 @@ path "dbops/revocations/*" {
   capabilities = ["read", "list"]
 }
 
+path "dbops/posture" {
+  capabilities = ["read"]
+}
+
+path "dbops/posture/+" {
+  capabilities = ["read"]
+}
+
 path "dbops/info" {
   capabilities = ["read"]
 }

@@ -47,6 +47,15 @@ path "dbops/revocations/*" {
   capabilities = ["read", "list"]
 }
 
+# What is weak.
+path "dbops/posture" {
+  capabilities = ["read"]
+}
+
+path "dbops/posture/+" {
+  capabilities = ["read"]
+}
+
 # Reading along, not changing.
 path "dbops/connections/*" {
   capabilities = ["read", "list"]

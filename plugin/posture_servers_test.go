@@ -1,0 +1,336 @@
+package plugin
+
+import (
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/logical"
+	"github.com/stretchr/testify/require"
+
+	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
+	"github.com/dbops-io/vault-plugin-secrets-dbops/testenv"
+)
+
+// readPosture reads posture or posture/:connection anew.
+func (m *engine) readPosture(path string) wire.Posture {
+	m.t.Helper()
+	response := m.must(logical.ReadOperation, path, map[string]any{"max_age": 0})
+	require.NotNil(m.t, response)
+	require.NotContains(m.t, response.Data, "planted")
+	return decode[wire.Posture](m.t, response.Data)
+}
+
+// decode reads an answer the way the other side does.
+func decode[T any](t *testing.T, data map[string]any) T {
+	t.Helper()
+	content, err := json.Marshal(data)
+	require.NoError(t, err)
+	var value T
+	require.NoError(t, json.Unmarshal(content, &value))
+	return value
+}
+
+// planted is one weakness that a test has put on a server: the check that must
+// find it, and what the finding must name.
+type planted struct{ check, names string }
+
+// found asserts that each planted weakness is named.
+func found(t *testing.T, p wire.Posture, weaknesses []planted) {
+	t.Helper()
+	for _, w := range weaknesses {
+		var seen []string
+		for _, f := range p.Findings {
+			if f.ID == w.check {
+				seen = append(seen, f.Seen)
+				require.NotEmpty(t, f.Remedy)
+			}
+		}
+		require.Len(t, seen, 1, "%s in %+v", w.check, p.Findings)
+		require.Contains(t, seen[0], w.names, w.check)
+	}
+}
+
+// readmeBlock is a block of the README after a comment.
+func readmeBlock(t *testing.T, comment string) string {
+	t.Helper()
+	content, err := os.ReadFile(filepath.Join("..", "README.md"))
+	require.NoError(t, err)
+	_, rest, ok := strings.Cut(string(content), "<!-- "+comment+" -->\n")
+	require.True(t, ok, comment)
+	_, rest, ok = strings.Cut(rest, "```")
+	require.True(t, ok, comment)
+	_, rest, ok = strings.Cut(rest, "\n")
+	require.True(t, ok, comment)
+	block, _, ok := strings.Cut(rest, "```")
+	require.True(t, ok, comment)
+	return block
+}
+
+// classify gives a connection what operations know of it.
+func (m *engine) classify(name string) {
+	m.t.Helper()
+	m.must(logical.UpdateOperation, "connections/"+name, map[string]any{"labels": map[string]string{"env": "test"}})
+}
+
+// 17 weaknesses planted on a PostgreSQL server are named, each with its object.
+func TestPosture_WeakPostgres(t *testing.T) {
+	t.Parallel()
+	p := testenv.Postgres(t, testenv.PostgresOptions{
+		Conf: []string{"password_encryption = 'md5'", "log_connections = off", "log_disconnections = off"},
+		HBAOnly: true, HBA: []string{
+			"local all all trust", "host shop guest 10.0.0.0/8 trust", "host shop legacy 10.1.0.0/16 password", "host all all all scram-sha-256",
+		},
+	})
+	p.Exec("postgres",
+		`CREATE ROLE legacy LOGIN PASSWORD 'planted-md5-password'`, `CREATE ROLE second LOGIN SUPERUSER`,
+		`GRANT CREATE ON SCHEMA public TO PUBLIC`, `CREATE TABLE open_to_all (n int)`, `GRANT SELECT ON open_to_all TO PUBLIC`,
+	)
+	m := newMount(t, &logical.InmemStorage{})
+	m.must(logical.CreateOperation, "config/weak", map[string]any{
+		"plugin_name": postgresPluginName, "connection_url": p.ConnectionURL("postgres"), "username": p.User, "password": p.Password,
+	})
+	weaknesses := []planted{
+		{"tls_off", ""},
+		{"root_never_rotated", ""},
+		{"root_excess_rights", "SUPERUSER"},
+		{"postgres_ssl_off", "off"},
+		{"postgres_hba_trust", "line 2: host shop guest 10.0.0.0 255.0.0.0 trust"},
+		{"postgres_hba_password", "line 3: host shop legacy"},
+		{"postgres_hba_open", "line 4: host all all all"},
+		{"postgres_hba_plaintext", "line 4"},
+		{"postgres_password_md5", "legacy"},
+		{"postgres_password_encryption", "md5"},
+		{"postgres_superusers", "second"},
+		{"postgres_public_create", "public"},
+		{"postgres_public_usage", "public"},
+		{"postgres_public_tables", "public.open_to_all"},
+		{"postgres_public_temp", "postgres"},
+		{"postgres_public_connect", "postgres"},
+		{"postgres_log_connections", "off"},
+		{"postgres_log_disconnections", "off"},
+	}
+	answer := m.readPosture("posture/weak")
+	found(t, answer, weaknesses)
+	require.Len(t, answer.Findings, len(weaknesses), "%+v", answer.Findings)
+	require.Less(t, answer.Score, 20)
+	require.Equal(t, wire.RiskCritical, answer.Findings[0].Severity, "the worst comes first")
+}
+
+// A hardened PostgreSQL server has no finding: the engine's login has README's
+// rights, and README's functions show it what only superusers see.
+func TestPosture_HardenedPostgres(t *testing.T) {
+	t.Parallel()
+	p := testenv.Postgres(t, testenv.PostgresOptions{
+		ServerName: "db.example.test",
+		Conf:       []string{"log_connections = on", "log_disconnections = on"},
+		HBAOnly:    true,
+		HBA:        []string{"local all postgres peer", "hostssl postgres postgres,dbops_vault 127.0.0.1/32 scram-sha-256"},
+	})
+	p.Exec("postgres",
+		`CREATE ROLE dbops_inspect NOLOGIN`, `CREATE ROLE dbops_read NOLOGIN BYPASSRLS`,
+		`CREATE ROLE dbops_vault LOGIN CREATEROLE PASSWORD '`+rootPassword+`'`, `GRANT dbops_inspect, dbops_read TO dbops_vault WITH ADMIN OPTION`,
+		`REVOKE ALL ON SCHEMA public FROM PUBLIC`, `REVOKE ALL ON DATABASE postgres FROM PUBLIC`, `GRANT CONNECT ON DATABASE postgres TO dbops_vault`,
+	)
+	m := newMount(t, &logical.InmemStorage{})
+	m.must(logical.CreateOperation, "config/good", map[string]any{
+		"plugin_name": postgresPluginName, "connection_url": p.ConnectionURL("postgres"), "username": "dbops_vault", "password": rootPassword,
+	})
+	m.classify("good")
+	m.must(logical.UpdateOperation, "rotate-root/good", nil)
+
+	// Without them it is told what could not be seen, never silently fine.
+	answer := m.readPosture("posture/good")
+	found(t, answer, []planted{{"not_checked", "dbops_posture.passwords()"}, {"not_checked", "dbops_posture.hba()"}})
+	require.Len(t, answer.Findings, 1, "%+v", answer.Findings)
+	// On a source the login may read everything by way of dbops_read.
+	p.Exec("postgres", `GRANT pg_read_all_data TO dbops_read`)
+	answer = m.readPosture("posture/good")
+	found(t, answer, []planted{{"not_checked", "dbops_posture.hba()"}})
+	require.NotContains(t, answer.Findings[0].Seen, "passwords")
+	p.Exec("postgres", `REVOKE pg_read_all_data FROM dbops_read`)
+
+	// Functions of somebody who is no superuser are not called: they would run
+	// with the rights of the engine's login.
+	p.Exec("postgres", `CREATE ROLE mallory`, `CREATE SCHEMA dbops_posture AUTHORIZATION mallory`,
+		`SET ROLE mallory; CREATE FUNCTION dbops_posture.passwords() RETURNS TABLE (role name, form text) LANGUAGE sql SECURITY DEFINER AS 'SELECT ''mallory''::name, ''plain''';
+		 GRANT USAGE ON SCHEMA dbops_posture TO PUBLIC; RESET ROLE`)
+	answer = m.readPosture("posture/good")
+	require.NotContains(t, fmt.Sprint(answer.Findings), "mallory")
+	found(t, answer, []planted{{"not_checked", "dbops_posture.passwords()"}})
+	p.Exec("postgres", `DROP SCHEMA dbops_posture CASCADE`)
+
+	p.Exec("postgres", readmeBlock(t, "posture functions: run by a test"), `GRANT pg_read_all_data TO dbops_read`)
+	answer = m.readPosture("posture/good")
+	require.Empty(t, answer.Findings)
+	require.Equal(t, 100, answer.Score)
+	require.Len(t, answer.Looks, 1)
+
+	p.Exec("postgres", `SET password_encryption = 'md5'; CREATE ROLE legacy LOGIN PASSWORD 'planted-md5-password'`)
+	found(t, m.readPosture("posture/good"), []planted{{"postgres_password_md5", "legacy"}})
+}
+
+// 15 weaknesses planted on a MariaDB server are named.
+func TestPosture_WeakMariaDB(t *testing.T) {
+	t.Parallel()
+	server := testenv.MariaDB(t, testenv.MariaDBOptions{Conf: []string{"local_infile=ON", "secure_file_priv=", "tls_version=TLSv1.1,TLSv1.2"}})
+	server.Exec("", `CREATE DATABASE test;
+CREATE USER 'nobody'@'10.0.0.1' IDENTIFIED BY '';
+CREATE USER ''@'10.0.0.%' IDENTIFIED BY 'planted-anonymous-password';
+CREATE USER 'admin'@'10.0.0.%' IDENTIFIED BY 'planted-admin-password';
+GRANT ALL ON *.* TO 'admin'@'10.0.0.%';
+CREATE USER 'ancient'@'10.0.0.3' IDENTIFIED VIA mysql_old_password USING '0123456789abcdef';
+CREATE USER 'app'@'%' IDENTIFIED BY 'planted-app-password'`)
+	m := newMount(t, &logical.InmemStorage{})
+	m.must(logical.CreateOperation, "config/weak", map[string]any{
+		"plugin_name": mysqlPluginName, "connection_url": server.ConnectionURL(""), "username": server.User, "password": server.Password,
+	})
+	weaknesses := []planted{
+		{"tls_off", ""},
+		{"root_never_rotated", ""},
+		{"root_excess_rights", "FILE"},
+		{"mysql_ssl_off", "DISABLED"},
+		{"mysql_empty_password", "'nobody'@'10.0.0.1'"},
+		{"mysql_anonymous", "''@'10.0.0.%'"},
+		{"mysql_superusers", "'admin'@'10.0.0.%'"},
+		{"mysql_old_password", "'ancient'@'10.0.0.3'"},
+		{"mysql_no_require_ssl", "'app'@'%'"},
+		{"mysql_any_host", "'app'@'%'"},
+		{"mysql_native_password", "'app'@'%'"},
+		{"mysql_secure_transport", "OFF"},
+		{"mysql_local_infile", "ON"},
+		{"mysql_secure_file_priv", "empty"},
+		{"mysql_tls_old", "TLSv1.1"},
+		{"mysql_test_database", "test"},
+	}
+	answer := m.readPosture("posture/weak")
+	found(t, answer, weaknesses)
+	require.Len(t, answer.Findings, len(weaknesses), "%+v", answer.Findings)
+}
+
+// A hardened MariaDB server has no finding.
+func TestPosture_HardenedMariaDB(t *testing.T) {
+	t.Parallel()
+	server := testenv.MariaDB(t, testenv.MariaDBOptions{ServerName: "db.example.test", Conf: []string{
+		"require_secure_transport=ON", "local_infile=OFF", "secure_file_priv=/tmp", "tls_version=TLSv1.2,TLSv1.3", "plugin_load_add=auth_ed25519",
+	}})
+	server.Exec("", `DELETE FROM mysql.global_priv WHERE User = 'root' AND Host <> 'localhost'; FLUSH PRIVILEGES; CREATE DATABASE shop;
+CREATE USER 'dbops_vault'@'127.0.0.1' IDENTIFIED VIA ed25519 USING PASSWORD('`+rootPassword+`') REQUIRE SSL;
+GRANT CREATE USER, PROCESS, CONNECTION ADMIN, SHOW DATABASES ON *.* TO 'dbops_vault'@'127.0.0.1';
+GRANT SELECT ON shop.* TO 'dbops_vault'@'127.0.0.1' WITH GRANT OPTION`)
+	m := newMount(t, &logical.InmemStorage{})
+	m.must(logical.CreateOperation, "config/good", map[string]any{
+		"plugin_name": mysqlPluginName, "connection_url": server.ConnectionURL(""), "username": "dbops_vault", "password": rootPassword,
+		"tls_ca": string(server.Certificate.CA), "user_host": "127.0.0.1",
+		"root_rotation_statements": []string{`ALTER USER '{{username}}'@'127.0.0.1' IDENTIFIED VIA ed25519 USING PASSWORD('{{password}}') REQUIRE SSL`},
+	})
+	m.classify("good")
+	m.must(logical.UpdateOperation, "rotate-root/good", nil)
+
+	answer := m.readPosture("posture/good")
+	found(t, answer, []planted{{"not_checked", "accounts (needs SELECT ON mysql.user)"}})
+	require.Len(t, answer.Findings, 1, "%+v", answer.Findings)
+
+	server.Exec("", `GRANT SELECT ON mysql.user TO 'dbops_vault'@'127.0.0.1'`)
+	answer = m.readPosture("posture/good")
+	require.Empty(t, answer.Findings)
+	require.Equal(t, 100, answer.Score)
+}
+
+// 9 weaknesses planted on two Redis servers are named. No server of the test is
+// open to the network.
+func TestPosture_WeakRedis(t *testing.T) {
+	t.Parallel()
+	exposed := testenv.Redis(t, testenv.RedisOptions{Conf: []string{"bind 0.0.0.0", "protected-mode no"}})
+	exposed.Command("ACL", "SETUSER", "worker", "on", "nopass", "-@all", "+get")
+	exposed.Command("ACL", "SETUSER", "ops", "on", ">planted-password", "+@all", "-shutdown")
+	open := testenv.Redis(t, testenv.RedisOptions{})
+	open.Command("ACL", "SETUSER", "default", "nopass")
+	m := newMount(t, &logical.InmemStorage{})
+	m.must(logical.CreateOperation, "config/weak", redisConfig(exposed, nil))
+	m.must(logical.CreateOperation, "config/open", redisConfig(open, nil))
+
+	weaknesses := []planted{
+		{"tls_off", ""},
+		{"root_never_rotated", ""},
+		{"root_excess_rights", "+@all"},
+		{"redis_default_on", ""},
+		{"redis_dangerous_default", "flushall"},
+		{"redis_nopass", "worker"},
+		{"redis_dangerous_users", "ops (acl|setuser, config|set"},
+		{"redis_protected_mode", "0.0.0.0"},
+		{"redis_plaintext_port", ""},
+	}
+	answer := m.readPosture("posture/weak")
+	found(t, answer, weaknesses)
+	require.Len(t, answer.Findings, len(weaknesses), "%+v", answer.Findings)
+	found(t, m.readPosture("posture/open"), []planted{{"redis_default_open", "no password"}})
+}
+
+// A hardened Redis server has no finding, with README's user.
+func TestPosture_HardenedRedis(t *testing.T) {
+	t.Parallel()
+	r := testenv.Redis(t, testenv.RedisOptions{TLS: true, Users: testenv.RedisUsersInACLFile})
+	rule := strings.TrimSpace(readmeBlock(t, "redis login: run by a test"))
+	r.Command(strings.Fields(strings.Replace(rule, ">…", ">"+rootPassword, 1))...)
+	r.Command("ACL", "SETUSER", "app", "on", "#"+strings.Repeat("0", 64), "~app:*", "-@all", "+@read", "+@write", "-@dangerous")
+	r.Command("ACL", "SETUSER", "default", "off")
+	m := newMount(t, &logical.InmemStorage{})
+	m.must(logical.CreateOperation, "config/good", redisConfig(r, map[string]any{
+		"username": "vault", "password": rootPassword, "tls": true, "ca_cert": string(r.Certificate.CA),
+	}))
+	m.classify("good")
+	m.must(logical.UpdateOperation, "rotate-root/good", nil)
+	answer := m.readPosture("posture/good")
+	require.Empty(t, answer.Findings)
+	require.Equal(t, 100, answer.Score)
+}
+
+// A server that never answers is a finding within the time limit, and delays the
+// findings of no other; what was seen is kept for a while and says how old it is.
+func TestPosture_DeadServer(t *testing.T) {
+	t.Parallel()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, listener.Close()) })
+	m := newMount(t, &logical.InmemStorage{})
+	for _, name := range []string{"dead-1", "dead-2", "dead-3"} {
+		m.must(logical.CreateOperation, "config/"+name, map[string]any{
+			"plugin_name": postgresPluginName, "connection_url": "postgresql://{{username}}:{{password}}@" + listener.Addr().String() + "/x",
+			"username": "u", "password": "planted", "verify_connection": false,
+		})
+	}
+	r := testenv.Redis(t, testenv.RedisOptions{})
+	m.must(logical.CreateOperation, "config/alive", redisConfig(r, nil))
+
+	began := time.Now()
+	answer := m.readPosture("posture")
+	require.Less(t, time.Since(began), 6*time.Second)
+	var unreachable, open int
+	for _, f := range answer.Findings {
+		switch {
+		case f.ID == "server_unreachable":
+			unreachable++
+			require.Contains(t, f.Seen, "it did not answer in time")
+		case f.ID == "redis_default_on" && f.Subject.Name == "alive":
+			open++
+		}
+	}
+	require.Equal(t, 3, unreachable, "%+v", answer.Findings)
+	require.Equal(t, 1, open)
+
+	m.clock.advance(20 * time.Second)
+	began = time.Now()
+	response := m.must(logical.ReadOperation, "posture", nil)
+	require.Less(t, time.Since(began), time.Second, "nobody is asked again so soon")
+	for _, look := range decode[wire.Posture](t, response.Data).Looks {
+		require.GreaterOrEqual(t, look.AgeSeconds, 20)
+		require.Less(t, look.AgeSeconds, 30)
+	}
+	require.Len(t, decode[wire.Posture](t, response.Data).Looks, 4)
+}
