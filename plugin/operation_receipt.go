@@ -184,7 +184,10 @@ func reportHead(ctx context.Context, s logical.Storage, r *operationRecord) (*wi
 		cut(&head.MaskedColumns[i])
 	}
 	if box := head.Sandbox; box != nil {
-		cut(&box.WorkerImageID, &box.BaseImageID, &box.Runtime, &box.Network, &box.User, &box.Capabilities, &box.MemoryBytes)
+		cut(&box.WorkerImageID, &box.BaseImageID, &box.Runtime)
+		if c := box.Container; c != nil {
+			cut(&c.Network, &c.User, &c.CapabilitiesDropped, &c.CapabilitiesAdded, &c.MemoryBytes)
+		}
 	}
 	return head, nil
 }

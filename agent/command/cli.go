@@ -51,23 +51,29 @@ func runCLI(args []string, c *console) int {
 }
 
 func cliCommands(c *console) map[string]cli.Command {
-	return map[string]cli.Command{
+	commands := map[string]cli.Command{
 		"clone":      &cloneCommand{console: c},
 		"operations": &operationsCommand{console: c},
 		"operation":  &operationCommand{console: c},
 		"plan":       &planCommand{console: c},
 		"posture":    &postureCommand{console: c},
+		"receipt":    &receiptCommand{console: c},
 		"setup":      &setupCommand{console: c},
 		"acl":        &aclCommand{console: c},
 		"version":    &versionCommand{console: c},
 	}
+	// Commands of a command are listed in its own help.
+	commands["receipt verify"] = &receiptVerifyCommand{console: c}
+	return commands
 }
 
 // cliHelp is what dbops -help prints.
 func cliHelp(commands map[string]cli.Command) string {
 	names := make([]string, 0, len(commands))
 	for name := range commands {
-		names = append(names, name)
+		if !strings.Contains(name, " ") {
+			names = append(names, name)
+		}
 	}
 	slices.Sort(names)
 	var b strings.Builder

@@ -27,7 +27,12 @@ func TestCLI(t *testing.T) {
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("HOME", env.WorkDir)
 			env.Setenv("VAULT_ADDR", "http://127.0.0.1:1") // nobody listens there
-			return nil
+			// What the plugin's own test makes of a receipt.
+			golden, err := os.ReadFile(filepath.Join("..", "..", "plugin", "testdata", "receipt.golden"))
+			if err != nil {
+				return err
+			}
+			return os.WriteFile(filepath.Join(env.WorkDir, "golden"), golden, 0o600)
 		},
 	})
 }

@@ -45,6 +45,7 @@ const (
 	CodeSandbox           Code = "sandbox"            // the sandbox failed
 	CodeAuditUnavailable  Code = "audit_unavailable"  // no audit device takes events
 	CodeCleanup           Code = "cleanup_incomplete" // done, but traces are left
+	CodeReceiptInvalid    Code = "receipt_invalid"    // a receipt is not as one of the keys has signed it
 	CodeInternal          Code = "internal"           // a defect of ours
 )
 
@@ -92,6 +93,7 @@ var codeTable = map[Code]CodeInfo{
 	CodeSandbox:           {409, true, 13},
 	CodeAuditUnavailable:  {503, true, 14},
 	CodeCleanup:           {409, true, 3},
+	CodeReceiptInvalid:    {400, false, 17},
 	CodeInternal:          {500, true, 13},
 }
 

@@ -174,11 +174,19 @@ type SandboxFacts struct {
 	WorkerImageID string `json:"worker_image_id"`
 	BaseImageID   string `json:"base_image_id"`
 	Runtime       string `json:"runtime"` // e.g. "docker 20.10.24, api 1.41"
-	Network       string `json:"network,omitempty"`
-	User          string `json:"user,omitempty"`
-	ReadOnlyRoot  bool   `json:"read_only_root"`
-	Capabilities  string `json:"capabilities,omitempty"` // dropped and added ones
-	MemoryBytes   string `json:"memory_bytes,omitempty"`
+	// Container is what the runtime answered when asked after the start; nil when
+	// it did not answer.
+	Container *ContainerFacts `json:"container,omitempty"`
+}
+
+// ContainerFacts are the walls of a sandbox.
+type ContainerFacts struct {
+	Network             string `json:"network"` // "none"
+	User                string `json:"user"`
+	ReadOnlyRoot        bool   `json:"read_only_root"`
+	CapabilitiesDropped string `json:"capabilities_dropped"` // comma-separated
+	CapabilitiesAdded   string `json:"capabilities_added,omitempty"`
+	MemoryBytes         string `json:"memory_bytes"`
 }
 
 // AuditCheck is the last look at Vault's audit devices before the end.

@@ -50,4 +50,9 @@ type Report struct {
 	Snapshot string        `json:"snapshot"` // the source's snapshot id
 	// DurationsMS is the time spent in each step, by step name.
 	DurationsMS map[wire.Step]int64 `json:"durations_ms"`
+	// What the agent, not the worker, has to say; see [wire.ReportHead]. Sandbox and
+	// Audit are nil when they were not observed.
+	TablesRoot string             `json:"tables_root,omitempty"`
+	Sandbox    *wire.SandboxFacts `json:"sandbox,omitempty"`
+	Audit      *wire.AuditCheck   `json:"audit,omitempty"`
 }

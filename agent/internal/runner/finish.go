@@ -211,16 +211,28 @@ func (t *task) finishRequest(o outcome, cleanupNeeded bool) (wire.FinishRequest,
 			request.Outcome = wire.StateCancelled
 		}
 		request.Code, request.Reason, request.Hint, request.Step = o.err.Code, o.err.Reason, o.err.Hint, o.err.Step
+	}
+	report := operation.Report{Tables: []operation.TableReport{}, DurationsMS: map[wire.Step]int64{}}
+	switch {
+	case o.err == nil && o.report != nil:
+		report = *o.report
+	case o.err == nil || t.current().Phase != wire.PhaseRunning:
 		return request, nil
 	}
-	if o.report == nil {
-		return request, nil
+	if err := t.complete(&report); err != nil {
+		return request, err
 	}
-	text, err := reportText(*o.report)
+	if o.err != nil && report.Sandbox == nil {
+		return request, nil // nothing was there to report of
+	}
+	text, err := reportText(report)
 	if err != nil {
 		return request, err
 	}
 	request.Report = text
+	if o.err != nil {
+		return request, nil
+	}
 	request.Rows, request.Bytes, request.Tables = decimal(o.report.Rows), decimal(o.report.Bytes), tables(o.report)
 	return request, nil
 }

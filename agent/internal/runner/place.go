@@ -20,6 +20,9 @@ type place struct {
 	task   *task
 	box    sandbox.Box
 	worker Worker
+	// facts are those of the first box, in which the work is done; a later one only
+	// cleans up.
+	facts *wire.SandboxFacts
 }
 
 // start makes a sandbox that reaches the sides given.
@@ -43,6 +46,9 @@ func (p *place) start(ctx context.Context, claim wire.Claim, sides ...wire.Side)
 	}
 	p.box, p.worker = box, t.runner.options.Connect(box, t.log.Named("worker"))
 	facts := box.Facts()
+	if p.facts == nil {
+		p.facts = &facts.SandboxFacts
+	}
 	if err := t.note(func(e *journal.Entry) { e.ContainerID = facts.ContainerID }); err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package runner_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"net/http"
 	"strings"
@@ -28,6 +29,8 @@ func TestRunner_PlansAndRuns(t *testing.T) {
 	require.Equal(t, 1, boxes, "one sandbox serves both phases")
 	finish := get(v, func(v *fakeVault) wire.FinishRequest { return *v.finish })
 	require.Equal(t, []string{"3", "30", "1"}, []string{finish.Rows, finish.Bytes, finish.Tables})
+	head := reported(t, finish)
+	require.Regexp(t, "^sha256:[0-9a-f]{64}$", head.TablesRoot)
 	var steps []string
 	for _, e := range get(v, func(v *fakeVault) []wire.Event { return v.delivered }) {
 		require.Equal(t, "alice", e.User.Name)
@@ -40,6 +43,19 @@ func TestRunner_PlansAndRuns(t *testing.T) {
 	for _, secret := range []string{"hunter2"} {
 		require.NotContains(t, disk(t, h), secret, "no password on a disk")
 	}
+}
+
+// reported is what a finish tells for the receipt: where the work ran, and that
+// somebody looked at the audit devices.
+func reported(t *testing.T, finish wire.FinishRequest) wire.ReportHead {
+	t.Helper()
+	var head wire.ReportHead
+	require.NoError(t, json.Unmarshal([]byte(finish.Report), &head))
+	require.Equal(t, &wire.SandboxFacts{WorkerImageID: "sha256:fake-worker", BaseImageID: "sha256:fake-base", Runtime: "fake"}, head.Sandbox)
+	require.NotNil(t, head.Audit)
+	require.Positive(t, head.Audit.Devices)
+	require.WithinDuration(t, time.Now(), head.Audit.CheckedAt, time.Minute)
+	return head
 }
 
 // With a pause for approval, running starts anew, with the plan made again.
@@ -98,6 +114,7 @@ func TestRunner_EngineFails(t *testing.T) {
 			finish := get(v, func(v *fakeVault) wire.FinishRequest { return *v.finish })
 			require.Equal(t, step, finish.Step)
 			require.Equal(t, "make some", finish.Hint)
+			require.Empty(t, reported(t, finish).TablesRoot, "nothing was verified to the end")
 		})
 	}
 }

@@ -134,6 +134,9 @@ func (h *host) beginSwitch(step wire.Step) error {
 	h.mu.Lock()
 	report := h.report
 	h.mu.Unlock()
+	if err := t.complete(&report); err != nil {
+		return err
+	}
 	return t.note(func(e *journal.Entry) {
 		e.Step, e.Begun, e.Touched, e.Switching, e.Report = step, time.Now().UTC(), true, true, &report
 	})
@@ -145,10 +148,35 @@ func (t *task) audited() error {
 	_, err := insist(t.work, t, func(ctx context.Context) (struct{}, error) {
 		return struct{}{}, t.runner.options.Audit.Check(ctx)
 	})
-	if err == nil || codeOf(err) != wire.CodeAuditUnavailable {
+	if err != nil && codeOf(err) == wire.CodeAuditUnavailable {
+		err = t.runner.options.Audit.Await(t.work, t.runner.limits.AuditWait)
+	}
+	if err != nil {
 		return err
 	}
-	return t.runner.options.Audit.Await(t.work, t.runner.limits.AuditWait)
+	t.mu.Lock()
+	t.audit = &wire.AuditCheck{Devices: t.runner.options.Audit.Count(), CheckedAt: time.Now().UTC()}
+	t.mu.Unlock()
+	return nil
+}
+
+// complete adds to a report what the agent itself has observed: where the worker
+// ran, and the last look at the audit devices. What a former start has noted stays.
+func (t *task) complete(report *operation.Report) error {
+	root, err := operation.TablesRoot(report.Tables)
+	if err != nil {
+		return err
+	}
+	report.TablesRoot = root
+	if report.Sandbox == nil {
+		report.Sandbox = t.place.facts
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if report.Audit == nil || t.audit != nil {
+		report.Audit = t.audit
+	}
+	return nil
 }
 
 // noteStep puts the intention into the journal.

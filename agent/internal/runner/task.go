@@ -44,6 +44,7 @@ type task struct {
 	claim    wire.Claim
 	deadline *time.Timer
 	progress wire.Progress
+	audit    *wire.AuditCheck // the last one that found devices
 }
 
 func newTask(r *Runner, claim wire.Claim) *task {

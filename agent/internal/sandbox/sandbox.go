@@ -20,10 +20,8 @@ type Spec struct {
 
 // Facts are what a receipt and an event say about a sandbox.
 type Facts struct {
-	ContainerID   string `json:"container_id"`
-	WorkerImageID string `json:"worker_image_id"`
-	BaseImageID   string `json:"base_image_id"`
-	Runtime       string `json:"runtime"` // e.g. "docker 20.10.24, api 1.41"
+	ContainerID string `json:"container_id"`
+	wire.SandboxFacts
 }
 
 // Exit is how a worker ended.

@@ -119,6 +119,7 @@ var (
 // aclRules is nil for an unknown duty.
 func aclRules(d Duty, m, accessor string) []aclRule {
 	info := aclRule{path: m + "/info", capabilities: aclRead}
+	keys := aclRule{"Public keys of receipts.", m + "/keys", aclRead}
 	switch d {
 	case DutyRequester:
 		return []aclRule{
@@ -128,7 +129,9 @@ func aclRules(d Duty, m, accessor string) []aclRule {
 			{"", m + "/operations/+", aclRead},
 			{"", m + "/operations/+/plan", aclRead},
 			{"", m + "/operations/+/report", aclRead},
+			{"", m + "/operations/+/receipt", aclRead},
 			{"", m + "/operations/+/cancel", aclUpdate},
+			keys,
 			info,
 		}
 	case DutyApprover:
@@ -139,6 +142,7 @@ func aclRules(d Duty, m, accessor string) []aclRule {
 			{"", m + "/operations/+/plan", aclRead},
 			{"", m + "/operations/+/approve", aclUpdate},
 			{"", m + "/operations/+/reject", aclUpdate},
+			keys,
 			info,
 		}
 	case DutyOperator:
@@ -158,6 +162,8 @@ func aclRules(d Duty, m, accessor string) []aclRule {
 			{"", m + "/posture/+", aclRead},
 			{"Reading along, not changing.", m + "/connections/*", aclList},
 			{"", m + "/policies/*", aclList},
+			{"Signing receipts with a new key.", m + "/keys/rotate", aclUpdate},
+			keys,
 			info,
 		}
 	case DutyAuditor:
@@ -175,6 +181,7 @@ func aclRules(d Duty, m, accessor string) []aclRule {
 			{"", m + "/revocations/*", aclList},
 			{"", m + "/posture", aclRead},
 			{"", m + "/posture/+", aclRead},
+			keys,
 			info,
 			{"Which audit devices exist.", "sys/audit", []string{"read", "sudo"}},
 			{"What they show of this mount.", "sys/mounts/" + m + "/tune", aclRead},

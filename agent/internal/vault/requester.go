@@ -141,6 +141,12 @@ func (r *Requester) Plan(ctx context.Context, id string) (text, digest string, e
 	return r.text(ctx, id, "plan")
 }
 
+// Receipt reads the receipt of an operation that has ended.
+func (r *Requester) Receipt(ctx context.Context, id string) (string, error) {
+	text, _, err := r.text(ctx, id, "receipt")
+	return text, err
+}
+
 // text reads one of an operation's texts, part by part, and takes its digest.
 func (r *Requester) text(ctx context.Context, id, what string) (text, digest string, err error) {
 	call := request{do: "read " + what + " of operation " + id, method: http.MethodGet, path: r.path(id, what), operation: id}
@@ -148,10 +154,11 @@ func (r *Requester) text(ctx context.Context, id, what string) (text, digest str
 	for part, parts := 0, 1; part < parts; part++ {
 		call.query = map[string][]string{"part": {strconv.Itoa(part)}}
 		var answer struct {
-			Parts  string `json:"parts"`
-			Text   string `json:"text"`
-			Plan   string `json:"plan_digest"`
-			Report string `json:"report_digest"`
+			Parts   string `json:"parts"`
+			Text    string `json:"text"`
+			Plan    string `json:"plan_digest"`
+			Report  string `json:"report_digest"`
+			Receipt string `json:"receipt_digest"`
 		}
 		if _, err := r.client.doAs(ctx, call, &answer); err != nil {
 			return "", "", err
@@ -159,7 +166,7 @@ func (r *Requester) text(ctx context.Context, id, what string) (text, digest str
 		if parts, err = strconv.Atoi(answer.Parts); err != nil {
 			return "", "", undecodable(call.do, err)
 		}
-		digest = answer.Plan + answer.Report
+		digest = answer.Plan + answer.Report + answer.Receipt
 		whole.WriteString(answer.Text)
 	}
 	if got := wire.Digest([]byte(whole.String())); got != digest {

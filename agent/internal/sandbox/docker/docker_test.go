@@ -311,6 +311,9 @@ func TestStart_Hardening(t *testing.T) {
 	require.Equal(t, workerUser, got.Config.User)
 	require.True(t, got.Config.OpenStdin && got.Config.StdinOnce && !got.Config.Tty)
 	require.Equal(t, box.Facts().WorkerImageID, got.Config.Image, "by id, not by tag")
+	require.Equal(t, &wire.ContainerFacts{
+		Network: "none", User: workerUser, ReadOnlyRoot: true, CapabilitiesDropped: "ALL", MemoryBytes: "134217728",
+	}, box.Facts().Container, "what Docker says, for the receipt")
 	require.Equal(t, s.config.AgentName, got.Config.Labels[LabelAgent])
 	require.Equal(t, "clone-1", got.Config.Labels[LabelOperation])
 	require.NotEmpty(t, got.Config.Labels[LabelCreated])

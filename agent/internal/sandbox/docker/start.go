@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -89,7 +91,7 @@ func (s *Sandbox) start(ctx context.Context, spec sandbox.Spec, made *workerImag
 	if err := ctx.Err(); err != nil {
 		return fail("the sandbox's container cannot be started", err)
 	}
-	b.facts = sandbox.Facts{ContainerID: b.id, WorkerImageID: made.id, BaseImageID: made.baseID, Runtime: made.runtime}
+	b.facts = sandbox.Facts{ContainerID: b.id, SandboxFacts: wire.SandboxFacts{WorkerImageID: made.id, BaseImageID: made.baseID, Runtime: made.runtime}}
 
 	// Attached before it starts, the worker cannot say anything unheard, and the
 	// switch on its stdin is set from the beginning.
@@ -102,7 +104,23 @@ func (s *Sandbox) start(ctx context.Context, spec sandbox.Spec, made *workerImag
 		return fail("the sandbox's container cannot be started", err)
 	}
 	b.watch()
+	b.facts.Container = s.observe(ctx, b.id)
 	return b, nil
+}
+
+// observe asks Docker what the running container really has, for the receipt. An
+// operation does not fail for want of the answer; it is then not claimed.
+func (s *Sandbox) observe(ctx context.Context, id string) *wire.ContainerFacts {
+	found, err := s.docker.ContainerInspect(ctx, id)
+	if err != nil || found.ContainerJSONBase == nil || found.HostConfig == nil || found.Config == nil {
+		s.log.Warn("docker does not tell what the sandbox has", "container_id", id, "error", err)
+		return nil
+	}
+	return &wire.ContainerFacts{
+		Network: string(found.HostConfig.NetworkMode), User: found.Config.User, ReadOnlyRoot: found.HostConfig.ReadonlyRootfs,
+		CapabilitiesDropped: strings.Join(found.HostConfig.CapDrop, ","), CapabilitiesAdded: strings.Join(found.HostConfig.CapAdd, ","),
+		MemoryBytes: strconv.FormatInt(found.HostConfig.Memory, 10),
+	}
 }
 
 // create makes the container. An error that leaves open whether it was made is

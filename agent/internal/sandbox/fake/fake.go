@@ -162,7 +162,7 @@ func (b *Box) id() string { return "fake-" + b.spec.OperationID }
 
 // Facts are made up but not empty.
 func (b *Box) Facts() sandbox.Facts {
-	return sandbox.Facts{ContainerID: b.id(), WorkerImageID: "sha256:fake-worker", BaseImageID: "sha256:fake-base", Runtime: "fake"}
+	return sandbox.Facts{ContainerID: b.id(), SandboxFacts: wire.SandboxFacts{WorkerImageID: "sha256:fake-worker", BaseImageID: "sha256:fake-base", Runtime: "fake"}}
 }
 
 // Spec is what the box was started with.

@@ -24,6 +24,11 @@ path "dbops/operations/+/reject" {
   capabilities = ["create", "update"]
 }
 
+# Public keys of receipts.
+path "dbops/keys" {
+  capabilities = ["read"]
+}
+
 path "dbops/info" {
   capabilities = ["read"]
 }

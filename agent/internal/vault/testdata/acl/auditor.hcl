@@ -52,6 +52,11 @@ path "dbops/posture/+" {
   capabilities = ["read"]
 }
 
+# Public keys of receipts.
+path "dbops/keys" {
+  capabilities = ["read"]
+}
+
 path "dbops/info" {
   capabilities = ["read"]
 }

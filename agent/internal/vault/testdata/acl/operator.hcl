@@ -65,6 +65,16 @@ path "dbops/policies/*" {
   capabilities = ["read", "list"]
 }
 
+# Signing receipts with a new key.
+path "dbops/keys/rotate" {
+  capabilities = ["create", "update"]
+}
+
+# Public keys of receipts.
+path "dbops/keys" {
+  capabilities = ["read"]
+}
+
 path "dbops/info" {
   capabilities = ["read"]
 }

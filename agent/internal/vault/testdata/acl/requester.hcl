@@ -26,8 +26,17 @@ path "dbops/operations/+/report" {
   capabilities = ["read"]
 }
 
+path "dbops/operations/+/receipt" {
+  capabilities = ["read"]
+}
+
 path "dbops/operations/+/cancel" {
   capabilities = ["create", "update"]
+}
+
+# Public keys of receipts.
+path "dbops/keys" {
+  capabilities = ["read"]
 }
 
 path "dbops/info" {
