@@ -40,6 +40,8 @@ type accountState struct {
 	// ends makes a lease's revocation, the sweep and an operation that end one
 	// account at the same time wait for one attempt.
 	ends singleflight.Group
+	// preparations makes logins of one preset wait for one preparation.
+	preparations singleflight.Group
 	// loads makes requests that need all records wait for one reading of them.
 	loads singleflight.Group
 
@@ -98,6 +100,10 @@ func (b *backend) issueAccount(ctx context.Context, s logical.Storage, r account
 	if err != nil {
 		return issuedAccount{}, err
 	}
+	statements, err := c.creationStatements(role)
+	if err != nil {
+		return issuedAccount{}, err
+	}
 	driver, err := c.open()
 	if err != nil {
 		return issuedAccount{}, c.explain(err)
@@ -122,9 +128,9 @@ func (b *backend) issueAccount(ctx context.Context, s logical.Storage, r account
 	request := account.CreateRequest{
 		Username: issued.Username, Password: issued.Password, PublicKey: issued.PublicKey, CommonName: issued.CommonName,
 		Expiration: now.Add(issued.TTL + expirySlack),
-		Statements: c.creationStatements(role), ConnectionLimit: r.ConnectionLimit, Iterations: iterations,
+		Statements: statements, ConnectionLimit: r.ConnectionLimit, Iterations: iterations,
 	}
-	if record.atServer, err = b.serverKeeps(ctx, s, c, driver, role, record); err != nil {
+	if record.atServer, err = b.serverKeeps(ctx, s, c, driver, role, statements, record); err != nil {
 		return issuedAccount{}, err
 	}
 	if record.atServer {
@@ -139,7 +145,7 @@ func (b *backend) issueAccount(ctx context.Context, s logical.Storage, r account
 		return issuedAccount{}, err
 	}
 	// A caller that goes away must not leave open whether the login was made.
-	err = driver.Create(context.WithoutCancel(ctx), request)
+	err = b.createLogin(context.WithoutCancel(ctx), c, role, driver, request)
 	if err == nil && ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
@@ -168,18 +174,22 @@ func (b *backend) usableRole(ctx context.Context, s logical.Storage, name string
 			Hint: "add the role, or a glob that matches it, to allowed_roles in config/" + c.Name,
 		}
 	}
-	if len(r.CreationStatements) == 0 && len(c.product.creation) == 0 {
-		return nil, invalidField("creation_statements", "role %q has none", name)
-	}
 	return r, nil
 }
 
-// creationStatements are the role's, or the product's when it has none.
-func (c *connection) creationStatements(r *role) []string {
-	if len(r.CreationStatements) == 0 {
-		return c.product.creation
+// creationStatements are those of the role or of its preset, or the product's when
+// it has neither.
+func (c *connection) creationStatements(r *role) ([]string, error) {
+	switch {
+	case r.Preset != "":
+		e, err := c.expand(r)
+		return e.Creation, err
+	case len(r.CreationStatements) > 0:
+		return r.CreationStatements, nil
+	case len(c.product.creation) == 0:
+		return nil, invalidField("creation_statements", "role %q has none, and no preset", r.Name)
 	}
-	return r.CreationStatements
+	return c.product.creation, nil
 }
 
 // allows reports whether allowed_roles names the role.

@@ -64,8 +64,8 @@ func recordOfNote(l account.Login, c *connection) (record *accountRecord, note a
 // serverKeeps decides whether the server keeps the record of a login that is about
 // to be made. Its name must carry the mount's id, by which it is found again, and
 // statements of the role's own to end it are kept nowhere but in our record.
-func (b *backend) serverKeeps(ctx context.Context, s logical.Storage, c *connection, driver account.Driver, role *role, r *accountRecord) (bool, error) {
-	if r.OperationID != "" || len(role.RevocationStatements) > 0 || len(role.RenewStatements) > 0 || !driver.Keeps(c.creationStatements(role)) {
+func (b *backend) serverKeeps(ctx context.Context, s logical.Storage, c *connection, driver account.Driver, role *role, statements []string, r *accountRecord) (bool, error) {
+	if r.OperationID != "" || len(role.RevocationStatements) > 0 || len(role.RenewStatements) > 0 || !driver.Keeps(statements) {
 		return false, nil
 	}
 	id, err := b.mountID(ctx, s)

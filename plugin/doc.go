@@ -53,6 +53,8 @@
 //   - Ending shuts the login out, ends its sessions, hands over what it owns in
 //     every database of the server, and drops it. What fails is stored and tried
 //     for ever; revoking a lease then succeeds, so none becomes irrevocable.
+//   - What a preset does stands in no other place than in what reading its role
+//     shows: written as statements of one's own it does the same.
 //   - A server that does not answer delays no other. No lock is held while a
 //     database is asked; each call has its own timeout.
 //   - Sessions to databases are closed after a second without use, since a clone

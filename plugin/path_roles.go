@@ -25,6 +25,8 @@ type role struct {
 	// CAPrivateKey is the authority's key of a client_certificate, PEM. It is never
 	// shown, so it does not stand in CredentialConfig.
 	CAPrivateKey string `json:"ca_private_key,omitempty"`
+	// Preset stands for the four lists of statements, which are empty with it.
+	Preset preset `json:"preset,omitempty"`
 	caps
 }
 
@@ -48,6 +50,7 @@ func (b *backend) rolePaths() []*framework.Path {
 				"revocation_statements": {Type: framework.TypeStringSlice, Description: "Statements that remove a login; by default what it owns goes to the role it belongs to and it is dropped."},
 				"rollback_statements":   {Type: framework.TypeStringSlice, Description: "Kept and shown; a failed creation is undone by its transaction."},
 				"renew_statements":      {Type: framework.TypeStringSlice, Description: "Statements that renew a login; by default ALTER ROLE … VALID UNTIL."},
+				"preset":                {Type: framework.TypeString, Description: "readonly, readwrite or owner, in place of statements of one's own. Reading the role shows what it comes to, and preparation_statements, which are run on the server when the role is written; on PostgreSQL they take the rights of PUBLIC on schema public away. Empty leaves it."},
 				"default_ttl":           {Type: framework.TypeDurationSecond, Description: "Life of a login; 0 is the mount's default."},
 				"max_ttl":               {Type: framework.TypeDurationSecond, Description: "Longest life of a login; 0 is the mount's maximum."},
 				"credential_type":       {Type: framework.TypeString, Description: "password, the default, rsa_private_key or client_certificate."},
@@ -100,7 +103,8 @@ func (b *backend) pathRoleRead(ctx context.Context, req *logical.Request, data *
 		answer["credential_config"] = shownCredentialConfig(r.CredentialConfig)
 	}
 	r.show(answer)
-	return &logical.Response{Data: answer}, nil
+	response := &logical.Response{Data: answer}
+	return response, b.showPreset(ctx, req.Storage, r, response)
 }
 
 func (b *backend) pathRoleWrite(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
@@ -125,13 +129,22 @@ func (b *backend) pathRoleWrite(ctx context.Context, req *logical.Request, data 
 		return nil, err
 	}
 	b.roles.put(name, r)
+	response := &logical.Response{}
 	if r.MaxTTL > 0 && r.DefaultTTL > r.MaxTTL {
 		// Vault's engine takes it without a word, and so configurations have it.
-		response := &logical.Response{}
 		response.AddWarning("default_ttl is greater than max_ttl; logins live as long as max_ttl")
-		return response, nil
 	}
-	return nil, nil
+	warning, err := b.preparePreset(ctx, req.Storage, r)
+	if err != nil {
+		return nil, err
+	}
+	if warning != "" {
+		response.AddWarning(warning)
+	}
+	if len(response.Warnings) == 0 {
+		return nil, nil
+	}
+	return response, nil
 }
 
 // mergeRole applies a request to what is stored.
@@ -146,6 +159,9 @@ func mergeRole(before *role, name string, data *framework.FieldData) (*role, err
 	}
 	if r.DBName == "" {
 		return nil, invalidField("db_name", "is required")
+	}
+	if err := r.mergePreset(data); err != nil {
+		return nil, err
 	}
 	for name, statements := range map[string]*[]string{
 		"creation_statements": &r.CreationStatements, "revocation_statements": &r.RevocationStatements,

@@ -37,6 +37,9 @@ type product struct {
 	open func(stored storedConnection) (account.Driver, error)
 
 	usernames usernameRule
+	// preset works out what a role's preset comes to on a connection; its error is
+	// a [wire.Error] naming the field. Nil when the product has no presets.
+	preset func(c *connection, r *role) (expansion, error)
 	// creation are the statements of a role that has none; nil when a role must
 	// have some.
 	creation []string

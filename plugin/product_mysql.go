@@ -55,6 +55,7 @@ func mysqlProduct(pluginName string, usernames usernameRule) *product {
 		locate:    locateMySQL,
 		redactURL: dialect.RedactMySQLDSN,
 		open:      openMySQL,
+		preset:    expandMySQL,
 		usernames: usernames,
 	}
 }

@@ -26,8 +26,13 @@ GRANT CREATE USER, PROCESS, CONNECTION ADMIN, SELECT ON *.* TO 'dbops_root'@'%' 
 
 func mysqlSession(t *testing.T, server *testenv.MariaDBServer, username, password string) (*sql.DB, error) {
 	t.Helper()
+	return mysqlDatabase(t, server, "shop", username, password)
+}
+
+func mysqlDatabase(t *testing.T, server *testenv.MariaDBServer, database, username, password string) (*sql.DB, error) {
+	t.Helper()
 	config := client.NewConfig()
-	config.User, config.Passwd, config.Net, config.Addr, config.DBName = username, password, "tcp", server.Address(), "shop"
+	config.User, config.Passwd, config.Net, config.Addr, config.DBName = username, password, "tcp", server.Address(), database
 	config.Logger = &client.NopLogger{}
 	connector, err := client.NewConnector(config)
 	require.NoError(t, err)

@@ -41,6 +41,7 @@ func postgresProduct() *product {
 		locate:    locatePostgres,
 		redactURL: dialect.RedactPostgresDSN,
 		open:      openPostgres,
+		preset:    expandPostgres,
 		// 53 bytes at most, so the server's limit never cuts the random part.
 		usernames: usernameRule{limit: dialect.PostgresNameBytes, inBytes: true, display: 8, role: 8, random: 20},
 	}

@@ -32,6 +32,7 @@ func redisProduct() *product {
 		check:     checkRedis,
 		locate:    locateRedis,
 		open:      openRedis,
+		preset:    expandRedis,
 		usernames: usernameRule{upper: true, display: 64, role: 64, random: 20},
 		creation:  []string{redis.DefaultCreation},
 	}

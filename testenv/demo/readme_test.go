@@ -36,7 +36,7 @@ func TestReadme_QuickStart(t *testing.T) {
 	vault, err := exec.Command(filepath.Join("..", "..", "scripts", "ensure-vault")).Output()
 	require.NoError(t, err)
 	commands := regexp.MustCompile(`(?m)^    (vault write dbops/(?:.*\\\n)*.*)$`).FindAllStringSubmatch(text, -1)
-	require.Len(t, commands, 6)
+	require.Len(t, commands, 7)
 	for _, command := range commands {
 		line := strings.NewReplacer(
 			"prod-db.example.com:5432", database.Address(), "sslmode=verify-full", "sslmode=disable", "<entity id>", "an-entity",
@@ -56,6 +56,10 @@ func TestReadme_QuickStart(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, map[string]any{"inspect": "prod-inspect", "read": "prod-read"}, connection.Data["purposes"])
 	require.Equal(t, map[string]any{"env": "prod"}, connection.Data["labels"])
+	reports, err := server.Client.Logical().Read("dbops/roles/prod-reports")
+	require.NoError(t, err)
+	require.Equal(t, "readonly", reports.Data["preset"])
+	require.NotEmpty(t, reports.Data["preparation_statements"])
 	_, err = server.Client.Logical().Write("dbops/connections/prod", map[string]any{"operations_only": false})
 	require.NoError(t, err)
 	login, err := server.Client.Logical().Read("dbops/creds/prod-read")

@@ -122,7 +122,7 @@ type RotateRequest struct {
 // and the server's own code. It never wraps an error of the database's client
 // library, because those hold connection strings and values.
 type Error struct {
-	Op   string // connect, create, renew, end, rotate, login, list, identify, verify, render
+	Op   string // connect, prepare, create, renew, end, rotate, login, list, identify, verify, render
 	Code wire.Code
 	// Reason is one sentence without secrets.
 	Reason string

@@ -21,7 +21,10 @@ type sanitized struct {
 	secrets []wire.Secret
 }
 
-var _ Driver = (*sanitized)(nil)
+var (
+	_ Driver   = (*sanitized)(nil)
+	_ Preparer = (*sanitized)(nil)
+)
 
 // pieceBytes is the length of a piece of a secret that may not be shown.
 const pieceBytes = 6
@@ -65,6 +68,10 @@ func (s *sanitized) Type() wire.EngineType { return s.driver.Type() }
 
 func (s *sanitized) Verify(ctx context.Context) error {
 	return s.clean("verify", s.driver.Verify(ctx))
+}
+
+func (s *sanitized) Prepare(ctx context.Context, preparation Preparation) error {
+	return s.clean("prepare", Prepare(ctx, s.driver, preparation))
 }
 
 func (s *sanitized) Create(ctx context.Context, req CreateRequest) error {

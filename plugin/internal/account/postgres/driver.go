@@ -214,12 +214,15 @@ func renderScript(statements []string, values map[string]dialect.Value) (*script
 	return text, nil
 }
 
+// DefaultRenewal is how a login is renewed unless its role says otherwise.
+const DefaultRenewal = `ALTER ROLE "{{name}}" VALID UNTIL '{{expiration}}'`
+
 // Renew runs the renew statements, by default ALTER ROLE … VALID UNTIL.
 func (d *Driver) Renew(ctx context.Context, req account.RenewRequest) error {
 	const op = "renew"
 	statements := req.Statements
 	if len(statements) == 0 {
-		statements = []string{`ALTER ROLE "{{name}}" VALID UNTIL '{{expiration}}'`}
+		statements = []string{DefaultRenewal}
 	}
 	text, err := renderScript(statements, map[string]dialect.Value{
 		"name":       {Text: req.Username, Kind: dialect.IdentifierValue},
