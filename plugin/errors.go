@@ -31,6 +31,7 @@ func (b *backend) answer(req *logical.Request, resp *logical.Response, err error
 	}
 	var refusal *wire.Error
 	if errors.As(err, &refusal) {
+		refusal = withoutPersonal(refusal)
 		coded := logical.CodedError(refusal.Code.Info().HTTP, refusal.Error())
 		if wait, ok := retryAfter(refusal, b.now()); ok {
 			return &logical.Response{Headers: map[string][]string{"Retry-After": {wait}}}, coded
@@ -57,6 +58,14 @@ func (b *backend) answer(req *logical.Request, resp *logical.Response, err error
 	b.Logger().Error("request failed", "operation", req.Operation, "path", req.Path, "error", err)
 	internal := &wire.Error{Code: wire.CodeInternal, Reason: "internal error; the plugin's log says more"}
 	return nil, logical.CodedError(internal.Code.Info().HTTP, internal.Error())
+}
+
+// withoutPersonal is a refusal whose text, which stands in clear in audit devices,
+// repeats nothing from the request that looks personal.
+func withoutPersonal(refusal *wire.Error) *wire.Error {
+	clean := *refusal
+	clean.Reason, clean.Hint = wire.RedactPersonal(refusal.Reason), wire.RedactPersonal(refusal.Hint)
+	return &clean
 }
 
 // longestRetryAfter bounds the header: vault/api sleeps as long as it says, so an

@@ -110,6 +110,9 @@ func readEvents(r *operationRecord, agent string, texts []string) ([]wire.Event,
 		case e.Operation != r.Kind || e.Source != r.Source || e.Target != r.Target || e.User.EntityID != r.Requester.EntityID:
 			return nil, invalidField(wire.EventsKey, "event %d does not describe operation %s: kind, source, target or user differ", i, r.ID)
 		}
+		if field := wire.ValidEvent(e); field != "" {
+			return nil, invalidField(wire.EventsKey, "event %d has a %s that is not of the vocabulary", i, field)
+		}
 		events = append(events, e)
 	}
 	return events, nil

@@ -69,7 +69,7 @@ func readFinish(d *framework.FieldData) (wire.FinishRequest, error) {
 	text := func(field string) string { return fieldOf[string](d, field) }
 	f := wire.FinishRequest{
 		Fence: text("fence"), Outcome: wire.State(text("outcome")), Code: wire.Code(text("code")),
-		Reason: shorten(text("reason")), Hint: shorten(text("hint")), Step: wire.Step(text("step")),
+		Reason: wire.RedactPersonal(shorten(text("reason"))), Hint: wire.RedactPersonal(shorten(text("hint"))), Step: wire.Step(text("step")),
 		Rows: text("rows"), Bytes: text("bytes"), Tables: text("tables"), Report: text("report"),
 		CleanupNeeded: fieldOf[bool](d, "cleanup_needed"),
 	}

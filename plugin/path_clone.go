@@ -128,7 +128,7 @@ func (b *backend) pathClone(ctx context.Context, req *logical.Request, d *framew
 	}
 	op := wire.Operation{
 		Kind: wire.KindClone, Source: fieldOf[string](d, "source"), Target: fieldOf[string](d, "target"),
-		Requester: who.User, Reason: fieldOf[string](d, "reason"), RequestID: fieldOf[string](d, "request_id"), Options: options,
+		Requester: who.User, Reason: wire.RedactPersonal(fieldOf[string](d, "reason")), RequestID: fieldOf[string](d, "request_id"), Options: options,
 	}
 	if len(op.RequestID) > maxRequestIDBytes {
 		return nil, invalidField("request_id", "is longer than %d bytes", maxRequestIDBytes)

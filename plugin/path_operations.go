@@ -120,6 +120,7 @@ cleaned up any more; dbops receipt verify checks it with the keys of keys/. ` + 
 // traces.
 func (b *backend) operationData(r *operationRecord) (map[string]any, error) {
 	op := r.Operation
+	op.Reason = wire.RedactPersonal(op.Reason) // one stored by an earlier version may need it
 	b.ops.mu.RLock()
 	if p, ok := b.ops.progress[r.ID]; ok && r.Claim != nil {
 		op.Progress = &p

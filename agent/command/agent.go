@@ -77,7 +77,9 @@ func runAgent(args []string, version string, stdout, stderr io.Writer) int {
 		return 0
 	}
 	log := hclog.New(&hclog.LoggerOptions{
-		Name: "dbops-agent", Level: hclog.LevelFromString(settings.LogLevel), Output: stderr, JSONFormat: settings.LogFormat == "json",
+		Name: "dbops-agent", Level: hclog.LevelFromString(settings.LogLevel), JSONFormat: settings.LogFormat == "json",
+		// What workers log passes through here too.
+		Output: wire.NewRedactingWriter(stderr),
 	})
 	if os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(agentMemory)

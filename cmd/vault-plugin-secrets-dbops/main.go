@@ -10,6 +10,7 @@ import (
 	sdkplugin "github.com/hashicorp/vault/sdk/plugin"
 
 	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin"
+	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
 )
 
 // version is set at build time with -ldflags "-X main.version=…".
@@ -17,7 +18,7 @@ var version = "dev"
 
 func main() {
 	// JSON keeps the level on the way through Vault.
-	logger := hclog.New(&hclog.LoggerOptions{Level: hclog.Trace, Output: os.Stderr, JSONFormat: true})
+	logger := hclog.New(&hclog.LoggerOptions{Level: hclog.Trace, Output: wire.NewRedactingWriter(os.Stderr), JSONFormat: true})
 	meta := &api.PluginAPIClientMeta{}
 	if err := meta.FlagSet().Parse(os.Args[1:]); err != nil {
 		logger.Error("read arguments", "error", err)

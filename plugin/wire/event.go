@@ -19,35 +19,6 @@ const (
 	EventBatchMaxLen = 512 << 10
 )
 
-// Severity of an event, in the guide's words.
-type Severity string
-
-// The severities.
-const (
-	SeverityInfo     Severity = "info"
-	SeverityWarning  Severity = "warning"
-	SeverityError    Severity = "error"
-	SeverityCritical Severity = "critical"
-)
-
-// EventType says what an event is about.
-type EventType string
-
-// The event types.
-const (
-	EventOperationStarted  EventType = "operation_started"
-	EventOperationFinished EventType = "operation_finished"
-	EventStepStarted       EventType = "step_started"
-	EventStepFinished      EventType = "step_finished"
-	EventAccountLeased     EventType = "account_leased"
-	EventAccountReturned   EventType = "account_returned"
-	EventDataAccess        EventType = "data_access"
-	EventTableVerified     EventType = "table_verified"
-	EventSandboxStarted    EventType = "sandbox_started"
-	EventSandboxRemoved    EventType = "sandbox_removed"
-	EventAgentRecovered    EventType = "agent_recovered"
-)
-
 // Event is one audit record. Its compact JSON is the unit of everything: what is
 // spooled, hashed, sent and found in the audit device are the same bytes.
 type Event struct {
@@ -63,7 +34,7 @@ type Event struct {
 	User      User      `json:"user"`
 	EventType EventType `json:"event_type"`
 	Severity  Severity  `json:"severity"`
-	Outcome   string    `json:"outcome"` // started, success or failure
+	Outcome   Outcome   `json:"outcome"`
 	Phase     Step      `json:"phase"`
 	Object    string    `json:"object,omitempty"` // a table's name, an image id, …
 	Rows      string    `json:"rows,omitempty"`

@@ -210,6 +210,7 @@ func TestRefusals_WorkProtocol(t *testing.T) {
 		event := wire.Event{
 			V: 1, T: time.Now(), Agent: one.name, Epoch: "1", Seq: "1", OpID: id, Operation: wire.KindClone,
 			Source: stack.SourceName, Target: stack.TargetName, User: claim.Requester, Prev: chain.Head,
+			EventType: wire.EventStepStarted, Severity: wire.SeverityInfo, Outcome: wire.OutcomeStarted, Phase: wire.StepPlan,
 		}
 		send := func(op string, e wire.Event) error {
 			text, _, err := e.Encode()

@@ -167,6 +167,9 @@ func (s *Sink) enqueue(events []wire.Event) (*group, error) {
 		if err != nil {
 			return nil, err
 		}
+		if len(r.text) > wire.EventBatchMaxLen {
+			return nil, &wire.Error{Code: wire.CodeInternal, Reason: fmt.Sprintf("an event of %d bytes is larger than Vault takes", len(r.text))}
+		}
 		tail = r.position
 		size += len(r.text)
 		g.records = append(g.records, r)
@@ -191,6 +194,7 @@ func chained(e wire.Event, behind position, agent string, now time.Time) (record
 	next := position{Epoch: behind.Epoch, Seq: behind.Seq + 1}
 	c := next.chain()
 	e.V, e.Agent, e.Epoch, e.Seq, e.Prev = 1, agent, c.Epoch, c.Seq, behind.Head
+	e.Detail = wire.RedactPersonal(e.Detail) // the one free text in an event; this is its last stop before the chain
 	if e.T.IsZero() {
 		e.T = now.UTC()
 	}

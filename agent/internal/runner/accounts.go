@@ -60,7 +60,7 @@ func (a *accounts) leaseOne(ctx context.Context, claim wire.Claim, purpose wire.
 	a.leased[side] = account
 	a.ends[side] = asked.Add(time.Duration(account.TTLMilli) * time.Millisecond)
 	a.mu.Unlock()
-	return t.record(ctx, wire.EventAccountLeased, func(e *wire.Event) {
+	return t.record(ctx, wire.EventAccessGranted, func(e *wire.Event) {
 		e.Phase, e.Object, e.Detail = wire.StepAccounts, account.Username, string(purpose)+" on the "+string(side)
 	})
 }
@@ -165,7 +165,7 @@ func (a *accounts) giveBack(ctx context.Context) error {
 	a.mu.Unlock()
 	var events []wire.Event
 	for side, account := range leased {
-		events = append(events, t.event(wire.EventAccountReturned, func(e *wire.Event) {
+		events = append(events, t.event(wire.EventLogout, func(e *wire.Event) {
 			e.Phase, e.Object, e.Detail = wire.StepRevoke, account.Username, string(side)
 			if err != nil {
 				e.Outcome, e.Severity, e.Code = outcomeFailure, wire.SeverityWarning, codeOf(err)

@@ -38,7 +38,7 @@ func (t *task) run(claim wire.Claim) (outcome, error) {
 		}
 		t.shape = plan.Shape
 	}
-	if err := t.record(t.work, wire.EventDataAccess, func(e *wire.Event) {
+	if err := t.record(t.work, wire.EventBulkDataExport, func(e *wire.Event) {
 		e.Phase, e.Outcome, e.Detail = wire.StepSnapshot, outcomeStarted, claim.PlanDigest
 	}); err != nil {
 		return outcome{}, err

@@ -299,8 +299,9 @@ func (o *Operator) enable(ctx context.Context, s Setup) error {
 	// and theirs are theirs to judge.
 	haveRequest, haveResponse := current.Config.AuditNonHMACRequestKeys, current.Config.AuditNonHMACResponseKeys
 	wantRequest, wantResponse := union(haveRequest, requestKeys), union(haveResponse, responseKeys)
+	wantRequest = slices.DeleteFunc(wantRequest, func(key string) bool { return slices.Contains(wire.AuditHMACRequestKeys(), key) })
 	upgrade := s.PluginVersion != "" && current.PluginVersion != s.PluginVersion
-	if len(wantRequest) == len(haveRequest) && len(wantResponse) == len(haveResponse) && !upgrade {
+	if slices.Equal(wantRequest, haveRequest) && slices.Equal(wantResponse, haveResponse) && !upgrade {
 		o.keep(object, "")
 		return nil
 	}

@@ -92,7 +92,7 @@ func TestSetup_RepairsDrift(t *testing.T) {
 	apply(t, client, setup, false)
 
 	_, err := server.Client.Logical().Write("sys/mounts/dbops/tune", map[string]any{
-		"audit_non_hmac_request_keys": []string{"mine"},
+		"audit_non_hmac_request_keys": []string{"mine", "reason"},
 	})
 	require.NoError(t, err)
 	require.NoError(t, server.Client.Sys().PutPolicy("dbops-agent", `path "*" { capabilities = ["read"] }`))
@@ -111,6 +111,7 @@ func TestSetup_RepairsDrift(t *testing.T) {
 	require.NoError(t, err)
 	require.Contains(t, mounts["dbops/"].Config.AuditNonHMACRequestKeys, "mine")
 	require.Subset(t, mounts["dbops/"].Config.AuditNonHMACRequestKeys, wire.AuditNonHMACRequestKeys())
+	require.NotContains(t, mounts["dbops/"].Config.AuditNonHMACRequestKeys, "reason", "an earlier version showed it")
 }
 
 // A path taken by something else is left alone.
