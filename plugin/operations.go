@@ -33,6 +33,7 @@ func (b *backend) operationPaths() []*framework.Path {
 	paths = append(paths, b.allOperationPaths()...)
 	paths = append(paths, b.agentPaths()...)
 	paths = append(paths, b.agentWorkPaths()...)
+	paths = append(paths, b.chainPaths()...)
 	return paths
 }
 

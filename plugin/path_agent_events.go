@@ -22,6 +22,9 @@ type chainRecord struct {
 	// Last are the hashes of the last batch: all or a run of it may come again,
 	// when its answer was lost or no audit device took it.
 	Last []string `json:"last"`
+	// Entities are those the events were written as, the last one at the end. An
+	// agent that is set up anew gets another; of those before, some are kept.
+	Entities []string `json:"entities,omitempty"`
 }
 
 // chainOf returns the chain of an agent; chains are kept in memory.
@@ -71,7 +74,7 @@ func (b *backend) pathAgentEvents(ctx context.Context, req *logical.Request, d *
 	if r.Claim != nil && r.Claim.Agent == agent {
 		b.noteHeard(r.ID)
 	}
-	chain, err := b.extendChain(ctx, req.Storage, agent, texts, events)
+	chain, err := b.extendChain(ctx, req.Storage, agent, req.EntityID, texts, events)
 	if err != nil {
 		return nil, err
 	}
@@ -120,7 +123,7 @@ func readEvents(r *operationRecord, agent string, texts []string) ([]wire.Event,
 
 // extendChain appends a batch to the agent's chain with one Put, or recognises it
 // as part of the last one.
-func (b *backend) extendChain(ctx context.Context, s logical.Storage, agent string, texts []string, events []wire.Event) (wire.Chain, error) {
+func (b *backend) extendChain(ctx context.Context, s logical.Storage, agent, entity string, texts []string, events []wire.Event) (wire.Chain, error) {
 	hashes := make([]string, len(texts))
 	for i, text := range texts {
 		hashes[i] = wire.EventHash(text)
@@ -137,7 +140,7 @@ func (b *backend) extendChain(ctx context.Context, s logical.Storage, agent stri
 	if err != nil {
 		return wire.Chain{}, err
 	}
-	record := chainRecord{Chain: next, Last: hashes}
+	record := chainRecord{Chain: next, Last: hashes, Entities: withEntity(stored.Entities, entity)}
 	if err := putStored(ctx, s, prefixChain+agent, record); err != nil {
 		// It may have been written all the same: read it again before its next use.
 		b.ops.mu.Lock()
@@ -149,6 +152,19 @@ func (b *backend) extendChain(ctx context.Context, s logical.Storage, agent stri
 	b.ops.chains[agent] = record
 	b.ops.mu.Unlock()
 	return next, nil
+}
+
+// entitiesKept is how many identities of an agent are remembered.
+const entitiesKept = 32
+
+// withEntity returns known with entity at its end.
+func withEntity(known []string, entity string) []string {
+	if len(known) > 0 && known[len(known)-1] == entity {
+		return known
+	}
+	next := slices.DeleteFunc(slices.Clone(known), func(other string) bool { return other == entity })
+	next = append(next, entity)
+	return next[max(0, len(next)-entitiesKept):]
 }
 
 // containsRun tells whether run stands in all, in order and without gaps.

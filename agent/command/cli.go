@@ -2,6 +2,7 @@ package command
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"os/signal"
 	"slices"
@@ -60,10 +61,12 @@ func cliCommands(c *console) map[string]cli.Command {
 		"receipt":    &receiptCommand{console: c},
 		"setup":      &setupCommand{console: c},
 		"acl":        &aclCommand{console: c},
+		"audit":      auditCommand{},
 		"version":    &versionCommand{console: c},
 	}
 	// Commands of a command are listed in its own help.
 	commands["receipt verify"] = &receiptVerifyCommand{console: c}
+	maps.Copy(commands, auditCommands(c))
 	return commands
 }
 

@@ -73,15 +73,9 @@ func newFlags(command string) *flag.FlagSet {
 // parse reads options and arguments in any order and checks the number of
 // arguments.
 func parse(set *flag.FlagSet, args []string, names ...string) ([]string, error) {
-	var words []string
-	for {
-		if err := set.Parse(args); err != nil {
-			return nil, usageError("%v", err)
-		}
-		if set.NArg() == 0 {
-			break
-		}
-		words, args = append(words, set.Arg(0)), set.Args()[1:]
+	words, err := parseAny(set, args)
+	if err != nil {
+		return nil, err
 	}
 	switch {
 	case len(words) < len(names):
@@ -90,6 +84,19 @@ func parse(set *flag.FlagSet, args []string, names ...string) ([]string, error) 
 		return nil, usageError("unexpected argument %q", words[len(names)])
 	}
 	return words, nil
+}
+
+// parseAny reads options and any number of arguments, in any order.
+func parseAny(set *flag.FlagSet, args []string) (words []string, err error) {
+	for {
+		if err := set.Parse(args); err != nil {
+			return nil, usageError("%v", err)
+		}
+		if set.NArg() == 0 {
+			return words, nil
+		}
+		words, args = append(words, set.Arg(0)), set.Args()[1:]
+	}
 }
 
 func usageError(format string, args ...any) error {

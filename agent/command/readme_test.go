@@ -80,7 +80,7 @@ func TestReadme_Commands(t *testing.T) {
 	t.Setenv("VAULT_TOKEN", "")
 	plugin := filepath.Join(t.TempDir(), "plugin")
 	require.NoError(t, os.WriteFile(plugin, []byte("x"), 0o600))
-	commands := regexp.MustCompile("(?m)(?:^    |`)dbops ((?:clone|operations?|plan|posture|receipt|setup)(?: [^\n`]*)?)[\n`]").FindAllStringSubmatch(readme(t), -1)
+	commands := regexp.MustCompile("(?m)(?:^    |`)dbops ((?:clone|operations?|plan|posture|receipt|setup|audit (?:verify|search|chains))(?: [^\n`]*)?)[\n`]").FindAllStringSubmatch(readme(t), -1)
 	require.Greater(t, len(commands), 5)
 	for _, command := range commands {
 		line := strings.NewReplacer(`"refresh for ticket 4711"`, "refresh", "<id>", "clone-1", "<version>", "v0.1.0", "<file>", plugin,

@@ -83,6 +83,12 @@ func (m Mount) Finish(agent, id string) string {
 	return m.join("agents", agent, "operations", id, "finish")
 }
 
+// Chains is where the ends of all chains are read.
+func (m Mount) Chains() string { return m.join("chains") }
+
+// AgentFacts is where an agent fetches facts and acknowledges them.
+func (m Mount) AgentFacts(agent string) string { return m.join("agents", agent, "facts") }
+
 // RevokePrefix is the one path by which an agent ends its own leases.
 func (m Mount) RevokePrefix(agent, id string) string {
 	return "sys/leases/revoke-prefix/" + m.AgentOperation(agent, id)

@@ -170,6 +170,7 @@ func aclRules(d Duty, m, accessor string) []aclRule {
 		return []aclRule{
 			{"", m + "/all/operations", aclList},
 			{"", m + "/all/operations/*", aclList},
+			{"What audit files are verified against.", m + "/chains", aclRead},
 			{"", m + "/config/*", aclList},
 			{"", m + "/roles/*", aclList},
 			{"", m + "/connections/*", aclList},

@@ -8,6 +8,11 @@ path "dbops/all/operations/*" {
   capabilities = ["read", "list"]
 }
 
+# What audit files are verified against.
+path "dbops/chains" {
+  capabilities = ["read"]
+}
+
 path "dbops/config/*" {
   capabilities = ["read", "list"]
 }

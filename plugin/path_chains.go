@@ -1,0 +1,45 @@
+package plugin
+
+import (
+	"context"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
+)
+
+func (b *backend) chainPaths() []*framework.Path {
+	return []*framework.Path{{
+		Pattern:      "chains/?$",
+		Callbacks:    map[logical.Operation]framework.OperationFunc{logical.ReadOperation: b.pathChainsRead},
+		HelpSynopsis: "The ends of all chains of events and facts.",
+		HelpDescription: `
+Answers for each agent that ever wrote an event the last one's epoch, sequence
+number and hash, and the entities it wrote as; the same of the facts that were
+acknowledged; and this mount's accessor. dbops audit verify holds audit files
+against them.`,
+	}}
+}
+
+// pathChainsRead reads the agents' chains from storage: deleted agents have theirs
+// too, and there are few.
+func (b *backend) pathChainsRead(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+	names, err := listStored(ctx, req.Storage, prefixChain)
+	if err != nil {
+		return nil, err
+	}
+	chains := wire.Chains{MountAccessor: req.MountAccessor, Agents: make(map[string]wire.AgentChain, len(names)), Facts: wire.Chain{Epoch: "0", Seq: "0"}}
+	for _, name := range names {
+		c, err := b.chainOf(ctx, req.Storage, name)
+		if err != nil {
+			return nil, err
+		}
+		chains.Agents[name] = wire.AgentChain{Chain: c.Chain, Entities: append([]string{}, c.Entities...)}
+	}
+	data, err := responseData(chains)
+	if err != nil {
+		return nil, err
+	}
+	return &logical.Response{Data: data}, nil
+}
