@@ -95,7 +95,7 @@ func TestReceipt_OfARealClone(t *testing.T) {
 	require.Len(t, a.Accounts, 4, "two that inspected and two that copied")
 	leased := map[string]bool{}
 	for _, e := range s.AuditedEvents(op.ID) {
-		if e.EventType == wire.EventAccountLeased {
+		if e.EventType == wire.EventAccessGranted {
 			leased[e.Object] = true
 		}
 	}
