@@ -7,16 +7,51 @@ import (
 	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
 )
 
+// unfulfilled are the obligations that this version cannot meet, by rule. Whoever
+// builds the part that meets one takes its row away.
+var unfulfilled = []struct {
+	rule  string
+	asked func(wire.Decision) (policy, what string) // "" for nothing
+}{
+	{policy.RuleApprovals, func(d wire.Decision) (string, string) {
+		if len(d.Approvals) == 0 {
+			return "", ""
+		}
+		return d.Approvals[0].Policy, fmt.Sprintf("%d approvals, and approvals are not built yet", d.Approvals[0].Count)
+	}},
+	{policy.RuleMask, func(d wire.Decision) (string, string) {
+		if len(d.Masks) == 0 {
+			return "", ""
+		}
+		return "", fmt.Sprintf("mask %s, and masking is not built yet", d.Masks[0])
+	}},
+	{policy.RuleUndecidedColumns, func(d wire.Decision) (string, string) {
+		if d.UndecidedColumns != policy.UndecidedStop {
+			return "", ""
+		}
+		return "", "that columns which look personal are found, and masking is not built yet"
+	}},
+	{policy.RuleCloneTTL, func(d wire.Decision) (string, string) {
+		if d.CloneTTL == 0 {
+			return "", ""
+		}
+		return "", fmt.Sprintf("that the clone ends after %s, and clones with an end of life are not built yet", d.CloneTTL)
+	}},
+}
+
 // fulfillable turns a permission into a refusal when it comes with an obligation
 // that this version cannot meet: what a policy asks for is never left out in
-// silence. Whoever builds the part that meets one takes its case away here.
+// silence.
 func fulfillable(d wire.Decision) wire.Decision {
-	if !d.Allowed || len(d.Approvals) == 0 {
+	if !d.Allowed {
 		return d
 	}
-	need := d.Approvals[0]
-	return wire.Decision{
-		Code: wire.CodeUnsupported, Policies: d.Policies, Policy: need.Policy, Rule: policy.RuleApprovals,
-		Reason: fmt.Sprintf("%d approvals are asked for, and approvals are not built yet", need.Count),
+	for _, obligation := range unfulfilled {
+		if by, what := obligation.asked(d); what != "" {
+			return wire.Decision{
+				Code: wire.CodeUnsupported, Policies: d.Policies, Policy: by, Rule: obligation.rule, Reason: "a policy asks for " + what,
+			}
+		}
 	}
+	return d
 }

@@ -83,7 +83,7 @@ func (b *backend) overdue(r *operationRecord, now time.Time) func(*operationReco
 	if r.Claim == nil {
 		if (r.State == wire.StateRequested || r.State == wire.StateQueued) && now.Sub(latest(r.UpdatedAt, started)) > maxWait {
 			return func(r *operationRecord) error {
-				r.Result = &wire.Result{Code: wire.CodeExpired, Reason: "no agent took it in time", Hint: "is an agent running that may work on both connections and has a working audit device?"}
+				r.Result = &wire.Result{Code: wire.CodeExpired, Reason: "no agent took it in time", Hint: "is an agent running that policies and both connections permit and that has a working audit device?"}
 				return r.become(wire.StateExpired, now)
 			}
 		}

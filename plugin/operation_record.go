@@ -51,6 +51,13 @@ type operationRecord struct {
 	// must have the same.
 	ContentDigest string `json:"content_digest"`
 
+	// AdmittedAt is the time at which it counts in the rate windows: that of the
+	// latest admission before it, where Vault's clock had gone back.
+	AdmittedAt time.Time `json:"admitted_at,omitzero"`
+	// Databases are those that source and target led to when it was asked for, as
+	// far as their servers said. Rate windows count by them too.
+	Databases map[wire.Side]wire.ServerIdentity `json:"databases,omitempty"`
+
 	Claim *claimRecord `json:"claim,omitempty"`
 	// LastClaim is the claim that ended last. Its agent may still say how it went.
 	LastClaim *claimRecord `json:"last_claim,omitempty"`

@@ -52,6 +52,7 @@ type operationState struct {
 	entropy     *ulid.MonotonicEntropy
 	dirty       map[string]bool // storage keys to be read again
 	policies    map[string]policy.Policy
+	compiled    *policy.Set // of policies; nil after a change
 	connections map[string]connectionRecord
 	agents      map[string]agentRecord
 	operations  map[string]*operationRecord
@@ -63,6 +64,7 @@ type operationState struct {
 	claimHeard  map[string]time.Time   // by operation
 	progress    map[string]wire.Progress
 	parts       map[string]*textParts // plans in transit, by operation
+	seen        map[string]seenServer // by connection
 	ending      map[string]bool       // operations whose accounts are being ended
 	endAfter    map[string]time.Time  // when to try again, by operation
 
@@ -74,7 +76,9 @@ type requestKey struct{ entity, id string }
 // admission is one entry of the rate windows.
 type admission struct {
 	id, entity, source, target string
-	at                         time.Time
+	// databases are those the names led to, as far as it was known then.
+	databases map[wire.Side]wire.ServerIdentity
+	at        time.Time
 }
 
 // agentHeard is what an agent said last; not stored.
@@ -95,7 +99,7 @@ func newOperationState(accounts operationAccounts) *operationState {
 	return &operationState{
 		accounts: accounts, outer: locksutil.CreateLocks(), inner: locksutil.CreateLocks(),
 		entropy: ulid.Monotonic(rand.Reader, 0), dirty: map[string]bool{}, chains: map[string]chainRecord{}, heard: map[string]agentHeard{}, claimHeard: map[string]time.Time{},
-		progress: map[string]wire.Progress{}, parts: map[string]*textParts{}, ending: map[string]bool{}, endAfter: map[string]time.Time{},
+		progress: map[string]wire.Progress{}, parts: map[string]*textParts{}, seen: map[string]seenServer{}, ending: map[string]bool{}, endAfter: map[string]time.Time{},
 	}
 }
 
@@ -156,6 +160,7 @@ func (b *backend) loadOperations(ctx context.Context, s logical.Storage) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.policies, o.connections, o.agents = policies, connections, agents
+	o.compiled = nil
 	o.operations = make(map[string]*operationRecord, len(operations))
 	o.busy, o.requests, o.admitted = map[string]bool{}, map[requestKey]string{}, nil
 	for _, r := range operations {
@@ -195,7 +200,10 @@ func (b *backend) reloadStored(ctx context.Context, s logical.Storage, key strin
 	var err error
 	switch prefix + "/" {
 	case prefixPolicy:
-		err = reloadInto(ctx, s, o, key, name, func() map[string]policy.Policy { return o.policies })
+		err = reloadInto(ctx, s, o, key, name, func() map[string]policy.Policy {
+			o.compiled = nil
+			return o.policies
+		})
 	case prefixConnection:
 		err = reloadInto(ctx, s, o, key, name, func() map[string]connectionRecord { return o.connections })
 	case prefixAgent:
@@ -239,7 +247,8 @@ func reloadInto[T any](ctx context.Context, s logical.Storage, o *operationState
 // place puts a record into memory. The caller holds o.mu.
 func (o *operationState) place(r *operationRecord) {
 	if _, known := o.operations[r.ID]; !known {
-		o.admit(admission{id: r.ID, entity: r.Requester.EntityID, source: r.Source, target: r.Target, at: r.CreatedAt})
+		o.withdraw(r.ID) // its reservation
+		o.admit(r.admission())
 	}
 	o.operations[r.ID] = r
 	if r.RequestID != "" {
@@ -260,6 +269,7 @@ func (o *operationState) place(r *operationRecord) {
 
 // remove takes a record out of memory. The caller holds o.mu.
 func (o *operationState) remove(id string) {
+	o.withdraw(id)
 	r, ok := o.operations[id]
 	if !ok {
 		return
@@ -273,44 +283,6 @@ func (o *operationState) remove(id string) {
 	if r.RequestID != "" {
 		delete(o.requests, requestKey{r.Requester.EntityID, r.RequestID})
 	}
-	o.admitted = slices.DeleteFunc(o.admitted, func(a admission) bool { return a.id == id })
-}
-
-// admit adds to the rate windows and forgets what has left them. The caller holds
-// o.mu.
-func (o *operationState) admit(a admission) {
-	o.admitted = append(o.admitted, a)
-	latest := a.at
-	for _, other := range o.admitted {
-		if other.at.After(latest) {
-			latest = other.at
-		}
-	}
-	o.admitted = slices.DeleteFunc(o.admitted, func(a admission) bool { return latest.Sub(a.at) >= policy.Window })
-}
-
-// history answers what the stored operations say about the recent past. The
-// caller holds o.mu.
-func (o *operationState) history(entity, source, target string) *policy.History {
-	h := &policy.History{}
-	for _, a := range o.admitted {
-		h.Mount = append(h.Mount, a.at)
-		if a.entity == entity {
-			h.Entity = append(h.Entity, a.at)
-		}
-		if a.source == source {
-			h.Source = append(h.Source, a.at)
-		}
-		if a.target == target {
-			h.Target = append(h.Target, a.at)
-		}
-	}
-	for id := range o.busy {
-		if r := o.operations[id]; r.Requester.EntityID == entity && !r.State.Final() {
-			h.Unfinished++
-		}
-	}
-	return h
 }
 
 // operation returns the record of id, or nil. It must not be changed.
@@ -318,6 +290,27 @@ func (o *operationState) operation(id string) *operationRecord {
 	o.mu.RLock()
 	defer o.mu.RUnlock()
 	return o.operations[id]
+}
+
+// policySet returns the policies ready for decisions.
+func (o *operationState) policySet() *policy.Set {
+	o.mu.RLock()
+	set := o.compiled
+	o.mu.RUnlock()
+	if set != nil {
+		return set
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.compile()
+}
+
+// compile is policySet for a caller that holds o.mu.
+func (o *operationState) compile() *policy.Set {
+	if o.compiled == nil {
+		o.compiled = policy.Compile(slices.Collect(maps.Values(o.policies)))
+	}
+	return o.compiled
 }
 
 // policyList returns all policies.

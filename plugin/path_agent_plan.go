@@ -207,6 +207,9 @@ func (b *backend) acceptPlan(ctx context.Context, s logical.Storage, r *operatio
 			return err
 		}
 		r.endClaim(now)
+		if !b.ops.agentPermitted(r, agent) {
+			return nil // queued for one that is
+		}
 		if err := r.become(wire.StateRunning, now); err != nil {
 			return err
 		}
@@ -237,6 +240,7 @@ func (b *backend) decideOnPlan(ctx context.Context, s logical.Storage, r *operat
 	if err != nil {
 		return wire.Decision{}, nil, nil, err
 	}
+	b.askOthers(ctx, s, sides)
 	deny := func(code wire.Code, rule, reason string) (wire.Decision, *pins, *operationSides, error) {
 		return wire.Decision{Code: code, Rule: rule, Reason: reason}, nil, sides, nil
 	}
@@ -276,10 +280,10 @@ func (b *backend) decideAgain(r *operationRecord, sides *operationSides, estimat
 	}
 	ask := b.policyRequest(who, r.Kind, sides)
 	ask.Estimates = estimates
-	policies := b.ops.policyList()
-	decision := fulfillable(policy.Evaluate(policies, ask, b.now()))
+	set := b.ops.policySet()
+	decision := fulfillable(set.Evaluate(ask, b.now()))
 	pinned := &pins{
-		SourceConfig: sides.source.config, TargetConfig: sides.target.config, PolicyVersions: policyVersions(policies, decision.Policies),
+		SourceConfig: sides.source.config, TargetConfig: sides.target.config, PolicyVersions: policyVersions(set.Policies(), decision.Policies),
 	}
 	if pinned.SourceFacts, err = sides.source.facts.factsDigest(); err != nil {
 		return wire.Decision{}, nil, err
@@ -287,7 +291,7 @@ func (b *backend) decideAgain(r *operationRecord, sides *operationSides, estimat
 	if pinned.TargetFacts, err = sides.target.facts.factsDigest(); err != nil {
 		return wire.Decision{}, nil, err
 	}
-	if pinned.Policies, err = policiesDigest(policies, decision.Policies); err != nil {
+	if pinned.Policies, err = policiesDigest(set.Policies(), decision.Policies); err != nil {
 		return wire.Decision{}, nil, err
 	}
 	return decision, pinned, nil
@@ -334,6 +338,7 @@ func (b *backend) checkPins(ctx context.Context, s logical.Storage, r *operation
 	for _, side := range sides.both() {
 		side.inspected = side.identity != nil
 	}
+	b.askOthers(ctx, s, sides)
 	decision, now, err := b.decideAgain(r, sides, r.Estimates)
 	if err != nil {
 		return err

@@ -14,6 +14,7 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/internal/policy"
 	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
 )
 
@@ -217,6 +218,9 @@ func (b *backend) offer(r *operationRecord, name string, agent agentRecord, now 
 	if ending { // accounts of the new claim would be ended with the old ones
 		return ""
 	}
+	if !o.agentPermitted(r, name) {
+		return ""
+	}
 	if taken { // one at a time: the last to switch would win, and undo the other's work
 		return ""
 	}
@@ -233,6 +237,15 @@ func (b *backend) offer(r *operationRecord, name string, agent agentRecord, now 
 		}
 	}
 	return ""
+}
+
+// agentPermitted tells whether the agent is one that the policies which allowed
+// the operation let take it.
+func (o *operationState) agentPermitted(r *operationRecord, name string) bool {
+	o.mu.RLock()
+	labels := o.agents[name].Labels
+	o.mu.RUnlock()
+	return !slices.ContainsFunc(r.Decision.Agents, func(need wire.AgentNeed) bool { return !policy.AgentMatches(need, name, labels) })
 }
 
 // targetTaken reports whether an agent works on another operation into the same

@@ -48,7 +48,7 @@ func (b *backend) agentPaths() []*framework.Path {
 			"name":           {Type: framework.TypeString, Description: "Name of the agent: lower case letters, digits and dashes, at most 63."},
 			"accessor":       {Type: framework.TypeString, Description: "Accessor of the auth mount whose role is named like the agent."},
 			"entity_id":      {Type: framework.TypeString, Description: "Entity of the agent, where it does not log in by a role of its name."},
-			"labels":         {Type: framework.TypeKVPairs, Description: "Labels, for people."},
+			"labels":         {Type: framework.TypeKVPairs, Description: "Labels, by which policies say who may take their operations (agent_labels)."},
 			"max_operations": {Type: framework.TypeInt, Default: 1, Description: "Operations it may work on at once."},
 			"drain":          {Type: framework.TypeBool, Description: "Give it no new operations; those it has go on."},
 			"grace":          {Type: framework.TypeDurationSecond, Description: "How long it may be silent before its operations are taken away. 0 means 60 seconds."},

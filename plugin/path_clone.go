@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
@@ -169,7 +168,7 @@ func (b *backend) requestOperation(ctx context.Context, s logical.Storage, who c
 		Entity: who.EntityID, Groups: who.Groups, Kind: op.Kind,
 		Source: []policy.Connection{{Name: op.Source}}, Target: []policy.Connection{{Name: op.Target}},
 	}
-	if d, foreclosed := policy.Foreclosed(b.ops.allPolicies(), named); foreclosed {
+	if d, foreclosed := b.ops.policySet().Foreclosed(named); foreclosed {
 		return nil, refusal(d)
 	}
 	sides, err := b.operationSides(ctx, s, op)
@@ -187,7 +186,7 @@ func (b *backend) requestOperation(ctx context.Context, s logical.Storage, who c
 	if known, err := b.repeated(who, op.RequestID, digest); known != nil || err != nil {
 		return known, err
 	}
-	now := b.now().UTC()
+	now := b.now().UTC().Round(0) // the wall clock alone: it is what is stored
 	id, err := b.ops.newOperationID(now)
 	if err != nil {
 		return nil, err
@@ -199,37 +198,31 @@ func (b *backend) requestOperation(ctx context.Context, s logical.Storage, who c
 	// step under the mutex, so that a limit of N admits exactly N whoever asks.
 	o := b.ops
 	o.mu.Lock()
-	ask.History = o.history(who.EntityID, op.Source, op.Target)
-	op.Decision = fulfillable(policy.Evaluate(slices.Collect(maps.Values(o.policies)), ask, now))
-	reservation := admission{id: id, entity: who.EntityID, source: op.Source, target: op.Target, at: now}
-	if op.Decision.Allowed {
-		o.admit(reservation)
+	databases := sides.databases()
+	ask.History = o.history(ask, databases)
+	op.Decision = fulfillable(o.compile().Evaluate(ask, now))
+	versions := policyVersions(o.compile().Policies(), op.Decision.Policies)
+	r := &operationRecord{
+		Operation: op, operationHistory: operationHistory{Kept: true, PolicyVersions: versions}, ContentDigest: digest,
+		AdmittedAt: latest(now, o.latestAdmission()), Databases: databases,
 	}
-	versions := policyVersions(slices.Collect(maps.Values(o.policies)), op.Decision.Policies)
+	if op.Decision.Allowed {
+		o.admit(r.admission())
+	}
 	o.mu.Unlock()
 	if !op.Decision.Allowed {
 		return nil, refusal(op.Decision)
 	}
-
-	r := &operationRecord{Operation: op, operationHistory: operationHistory{Kept: true, PolicyVersions: versions}, ContentDigest: digest}
 	if err := putStored(ctx, s, prefixOperation+id, r); err != nil {
+		// It may have been written all the same. Its place in the windows is kept
+		// until the storage was asked, which the next request does first.
 		b.opsInvalidate(prefixOperation + id)
-		o.mu.Lock()
-		o.admitted = slices.DeleteFunc(o.admitted, func(a admission) bool { return a.id == id })
-		o.mu.Unlock()
 		return nil, err
 	}
 	o.mu.Lock()
-	o.admitted = slices.DeleteFunc(o.admitted, func(a admission) bool { return a.id == id }) // place adds it
 	o.place(r)
 	o.mu.Unlock()
 	return r, nil
-}
-
-func (o *operationState) allPolicies() []policy.Policy {
-	o.mu.RLock()
-	defer o.mu.RUnlock()
-	return slices.Collect(maps.Values(o.policies))
 }
 
 // repeated answers the operation that request_id already made.
@@ -289,8 +282,10 @@ type operationSide struct {
 	// inspected: identity is from the plan of this operation.
 	inspected bool
 	// sameAddress are other connections configured with the same address and
-	// database.
-	sameAddress []string
+	// database, sameDatabaseName those of other addresses that have a database of
+	// this name, by the digest of their config.
+	sameAddress      []string
+	sameDatabaseName map[string]string
 }
 
 type operationSides struct {
@@ -319,17 +314,35 @@ func (b *backend) operationSides(ctx context.Context, s logical.Storage, op wire
 	names := slices.Sorted(maps.Keys(b.ops.connections))
 	b.ops.mu.RUnlock()
 	for _, name := range names {
-		ep, _, _, err := b.operationEndpoint(ctx, s, name)
+		ep, _, config, err := b.operationEndpoint(ctx, s, name)
 		if err != nil {
 			continue // without a config it leads nowhere
 		}
 		for _, side := range sides.both() {
-			if name != side.endpoint.Connection && sameEndpoint(ep, side.endpoint) {
+			switch {
+			case name == side.endpoint.Connection:
+			case sameEndpoint(ep, side.endpoint):
 				side.sameAddress = append(side.sameAddress, name)
+			case ep.Engine == side.endpoint.Engine && ep.Database == side.endpoint.Database:
+				if side.sameDatabaseName == nil {
+					side.sameDatabaseName = map[string]string{}
+				}
+				side.sameDatabaseName[name] = config
 			}
 		}
 	}
 	return sides, nil
+}
+
+// databases are those that both sides are known to lead to.
+func (s *operationSides) databases() map[wire.Side]wire.ServerIdentity {
+	all := map[wire.Side]wire.ServerIdentity{}
+	for _, side := range s.both() {
+		if side.identity != nil {
+			all[side.side] = *side.identity
+		}
+	}
+	return all
 }
 
 // checkPurposes refuses when a role that the operation will need is not set.
@@ -349,39 +362,28 @@ func (s *operationSides) checkPurposes() error {
 	return nil
 }
 
-// identityTimeout bounds what a request waits for servers to say who they are. A
-// server that does not answer is compared when the plan arrives.
-const identityTimeout = 1500 * time.Millisecond
-
 // checkSameDatabase refuses when both sides are one database: by name, by
 // configured endpoint, and by the servers' own identity when they answer.
 func (b *backend) checkSameDatabase(ctx context.Context, s logical.Storage, sides *operationSides) error {
-	source, target := sides.source.endpoint, sides.target.endpoint
-	if source.Connection == target.Connection {
+	if e := sides.knownSame(); e != nil {
+		return e
+	}
+	b.askServers(ctx, s, sides)
+	if e := sides.knownSame(); e != nil {
+		return e
+	}
+	return nil
+}
+
+// knownSame refuses when both sides are one database as far as it is known.
+func (s *operationSides) knownSame() *wire.Error {
+	source, target := s.source.endpoint, s.target.endpoint
+	switch {
+	case source.Connection == target.Connection:
 		return sameDatabase(source, target, "the same connection")
-	}
-	if sameEndpoint(source, target) {
+	case sameEndpoint(source, target):
 		return sameDatabase(source, target, "the same address and database")
-	}
-	ctx, cancel := context.WithTimeout(ctx, identityTimeout)
-	defer cancel()
-	var wait sync.WaitGroup
-	for _, side := range sides.both() {
-		wait.Go(func() {
-			identity, err := b.ops.accounts.serverIdentity(ctx, s, side.endpoint.Connection)
-			if err != nil {
-				b.Logger().Debug("server did not tell its identity; compared when the plan arrives", "connection", side.endpoint.Connection, "error", err)
-				return
-			}
-			if identity.Server == "" {
-				return
-			}
-			identity.Database = side.endpoint.Database // that of the operation, not of the login
-			side.identity = &identity
-		})
-	}
-	wait.Wait()
-	if sides.source.identity != nil && sides.target.identity != nil && sides.source.identity.Same(*sides.target.identity) {
+	case s.source.identity != nil && s.target.identity != nil && s.source.identity.Same(*s.target.identity):
 		return sameDatabase(source, target, "the same database of one server")
 	}
 	return nil
@@ -399,7 +401,7 @@ func sameDatabase(source, target wire.Endpoint, why string) *wire.Error {
 func (b *backend) policyRequest(who caller, kind wire.Kind, sides *operationSides) policy.Request {
 	return policy.Request{
 		Entity: who.EntityID, Groups: who.Groups, Kind: kind,
-		Source: b.namesOf(&sides.source), Target: b.namesOf(&sides.target),
+		Source: b.namesOf(&sides.source), Target: b.namesOf(&sides.target), ZonesInUse: b.ops.zonesInUse(),
 		// Workers have no network but the sockets of their two databases, and only
 		// agents that report a working audit device get claims.
 		Isolated: true, Audited: true,
@@ -409,7 +411,7 @@ func (b *backend) policyRequest(who caller, kind wire.Kind, sides *operationSide
 func (b *backend) namesOf(side *operationSide) []policy.Connection {
 	name := side.endpoint.Connection
 	names := []policy.Connection{{
-		Name: name, Engine: side.endpoint.Engine, Labels: side.facts.Labels, Protected: side.facts.Protected, TLS: side.encrypted(),
+		Name: name, Engine: side.endpoint.Engine, Labels: side.facts.Labels, Zone: side.facts.Zone, Protected: side.facts.Protected, TLS: side.encrypted(),
 	}}
 	b.ops.mu.RLock()
 	defer b.ops.mu.RUnlock()
@@ -417,12 +419,24 @@ func (b *backend) namesOf(side *operationSide) []policy.Connection {
 		if other == name {
 			continue
 		}
-		seen := side.identity != nil && facts.Identity != nil && facts.Identity.Same(*side.identity)
-		if seen || slices.Contains(side.sameAddress, other) {
-			names = append(names, policy.Connection{Name: other, Engine: side.endpoint.Engine, Labels: facts.Labels, Protected: facts.Protected})
+		inspected := side.identity != nil && facts.Identity != nil && facts.Identity.Same(*side.identity)
+		if inspected || b.ops.saidToBe(side, other) || slices.Contains(side.sameAddress, other) {
+			names = append(names, policy.Connection{Name: other, Engine: side.endpoint.Engine, Labels: facts.Labels, Zone: facts.Zone, Protected: facts.Protected})
 		}
 	}
 	return names
+}
+
+// zonesInUse tells whether any connection has a zone.
+func (o *operationState) zonesInUse() bool {
+	o.mu.RLock()
+	defer o.mu.RUnlock()
+	for _, c := range o.connections {
+		if c.Zone != "" {
+			return true
+		}
+	}
+	return false
 }
 
 // encrypted tells whether sessions to the side are encrypted whatever the server

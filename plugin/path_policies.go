@@ -6,17 +6,10 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
-
-	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/internal/policy"
-	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
 )
-
-// defaultOperationsPerHour is what a policy permits that does not say.
-const defaultOperationsPerHour = 10
 
 func (b *backend) policyPaths() []*framework.Path {
 	return []*framework.Path{{
@@ -37,72 +30,24 @@ func (b *backend) policyPaths() []*framework.Path {
 Entities, groups, operations, sources, targets and labels select what a policy
 speaks about; the other fields are its rules. An operation needs one policy that
 speaks about it, and every policy that does must allow it. Fields that are not
-given keep their value, or get their default on a new policy.`,
+given keep their value, or get their default on a new policy; preset gives the
+six rules of its level to those that are not given. A read also answers how strict
+those six are, as a score and its band.`,
 	}, {
 		Pattern: "policies/" + framework.GenericNameRegex("name") + "/evaluate$",
-		Fields: map[string]*framework.FieldSchema{
-			"name":      {Type: framework.TypeString, Description: "Name of the policy."},
-			"kind":      {Type: framework.TypeString, Default: string(wire.KindClone), Description: "Kind of operation."},
-			"source":    {Type: framework.TypeString, Description: "Connection to copy from."},
-			"target":    {Type: framework.TypeString, Description: "Connection to copy to."},
-			"entity_id": {Type: framework.TypeString, Description: "Who would ask; the caller when empty."},
-		},
+		Fields:  evaluateFields(),
 		Callbacks: map[logical.Operation]framework.OperationFunc{
 			logical.ReadOperation: b.pathPolicyEvaluate, logical.UpdateOperation: b.pathPolicyEvaluate,
 		},
-		HelpSynopsis: "What would be decided, without asking for anything.",
+		HelpSynopsis: "What would be decided and why, without asking for anything.",
 		HelpDescription: `
-Answers the decision of this policy alone, and under "all" that of all policies
-together, which is what a request would get now. Nothing is stored or counted.`,
+Answers the decision of this policy alone; under "rules" what each of its rules
+made of the request; under "all" the decision of all policies together, which is
+what a request would get now; and under "by_policy" what each of them said and
+which one decided. Fields that are given replace facts: what would be decided at
+another time, with other labels, or on a plan of so many rows. Nothing is run,
+stored or counted.`,
 	}}
-}
-
-func policyFields() map[string]*framework.FieldSchema {
-	list := func(d string) *framework.FieldSchema {
-		return &framework.FieldSchema{Type: framework.TypeCommaStringSlice, Description: d}
-	}
-	labels := func(d string) *framework.FieldSchema {
-		return &framework.FieldSchema{Type: framework.TypeKVPairs, Description: d}
-	}
-	flag := func(d string, def bool) *framework.FieldSchema {
-		return &framework.FieldSchema{Type: framework.TypeBool, Default: def, Description: d}
-	}
-	number := func(d string) *framework.FieldSchema {
-		return &framework.FieldSchema{Type: framework.TypeInt, Description: d + " 0 means no limit."}
-	}
-	perHour := number("Operations of one entity in any 60 minutes.")
-	perHour.Default = defaultOperationsPerHour
-	return map[string]*framework.FieldSchema{
-		"name":          {Type: framework.TypeString, Description: "Name of the policy."},
-		"entities":      list("Who: entity ids; * means everybody."),
-		"groups":        list("Who: ids of identity groups."),
-		"operations":    list("What: kinds of operation the policy speaks about; all when empty."),
-		"sources":       list("What: connection names of sources, globs allowed."),
-		"targets":       list("What: connection names of targets, globs allowed."),
-		"source_labels": labels("What: label values the source must have, globs allowed."),
-		"target_labels": labels("What: label values the target must have, globs allowed."),
-
-		policy.RuleRequireAuthentication:      flag("An entity must stand behind the request. One is needed anyway; false lifts nothing.", true),
-		policy.RuleAllowCrossEngineOperations: flag("Source and target may be of different engines.", false),
-		policy.RuleEnableNetworkIsolation:     flag("Only in a sandbox without a network. Every sandbox is one; false lifts nothing.", true),
-		policy.RuleAuditOperations:            flag("Only on agents that see a working audit device. Others get no work; false lifts nothing.", true),
-		policy.RuleMaxOperationsPerHour:       perHour,
-		policy.RuleAllowedOperations:          list("Kinds of operation permitted, or *. None makes the policy a prohibition."),
-
-		policy.RuleMaxOperationsPerHourSource: number("Operations from one source in any 60 minutes."),
-		policy.RuleMaxOperationsPerHourTarget: number("Operations into one target in any 60 minutes."),
-		policy.RuleMaxOperationsPerHourMount:  number("Operations of the whole mount in any 60 minutes."),
-		policy.RuleMaxConcurrent:              number("Unfinished operations of one entity."),
-		"max_duration":                        {Type: framework.TypeDurationSecond, Description: "How long planning and running may take. 0 means the default of 4 hours."},
-		policy.RuleMaxBytes:                   {Type: framework.TypeInt64, Description: "Bytes of the source. 0 means no limit."},
-		policy.RuleMaxRows:                    {Type: framework.TypeInt64, Description: "Rows of the source. 0 means no limit."},
-		policy.RuleRequireTLS:                 flag("Both connections must be encrypted.", false),
-		policy.RuleAllowProtectedTarget:       flag("The target may be a protected connection.", false),
-
-		"approvals_count":  {Type: framework.TypeInt, Description: "Different people who must approve the plan. 0 means none."},
-		"approvals_groups": list("Ids of identity groups whose members may approve."),
-		"approvals_ttl":    {Type: framework.TypeDurationSecond, Description: "How long an approval holds. 0 means the plugin's default."},
-	}
 }
 
 func (b *backend) pathPolicyList(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
@@ -127,20 +72,9 @@ func (b *backend) pathPolicyRead(ctx context.Context, req *logical.Request, d *f
 	if !ok {
 		return nil, nil
 	}
-	data, err := responseData(p)
+	data, err := policyData(p)
 	if err != nil {
 		return nil, err
-	}
-	data["max_duration"] = int64(p.MaxDuration / time.Second)
-	delete(data, policy.RuleApprovals)
-	data["approvals_count"], data["approvals_groups"], data["approvals_ttl"] = 0, []string{}, int64(0)
-	if a := p.Approvals; a != nil {
-		data["approvals_count"], data["approvals_groups"], data["approvals_ttl"] = a.Count, a.Groups, int64(a.TTL/time.Second)
-	}
-	for _, field := range []string{"entities", "groups", "operations", "sources", "targets", policy.RuleAllowedOperations} {
-		if data[field] == nil {
-			data[field] = []any{}
-		}
 	}
 	return &logical.Response{Data: data}, nil
 }
@@ -155,59 +89,10 @@ func (b *backend) pathPolicyWrite(ctx context.Context, req *logical.Request, d *
 	p, exists := b.ops.policies[name]
 	b.ops.mu.RUnlock()
 
-	given := func(field string) bool {
-		if exists {
-			_, ok := d.GetOk(field)
-			return ok
-		}
-		return true // the default counts
+	if !exists {
+		p = newPolicy()
 	}
-	for field, into := range map[string]*[]string{
-		"entities": &p.Entities, "groups": &p.Groups, "sources": &p.Sources, "targets": &p.Targets,
-		policy.RuleAllowedOperations: &p.AllowedOperations,
-	} {
-		if given(field) {
-			*into = fieldOf[[]string](d, field)
-		}
-	}
-	if given("operations") {
-		p.Operations = nil
-		for _, kind := range fieldOf[[]string](d, "operations") {
-			p.Operations = append(p.Operations, wire.Kind(kind))
-		}
-	}
-	for field, into := range map[string]*map[string]string{"source_labels": &p.SourceLabels, "target_labels": &p.TargetLabels} {
-		if given(field) {
-			*into = pairs(fieldOf[map[string]string](d, field))
-		}
-	}
-	for field, into := range map[string]*bool{
-		policy.RuleRequireAuthentication: &p.RequireAuthentication, policy.RuleAllowCrossEngineOperations: &p.AllowCrossEngineOperations,
-		policy.RuleEnableNetworkIsolation: &p.EnableNetworkIsolation, policy.RuleAuditOperations: &p.AuditOperations,
-		policy.RuleRequireTLS: &p.RequireTLS, policy.RuleAllowProtectedTarget: &p.AllowProtectedTarget,
-	} {
-		if given(field) {
-			*into = fieldOf[bool](d, field)
-		}
-	}
-	for field, into := range map[string]*int{
-		policy.RuleMaxOperationsPerHour: &p.MaxOperationsPerHour, policy.RuleMaxOperationsPerHourSource: &p.MaxOperationsPerHourSource,
-		policy.RuleMaxOperationsPerHourTarget: &p.MaxOperationsPerHourTarget, policy.RuleMaxOperationsPerHourMount: &p.MaxOperationsPerHourMount,
-		policy.RuleMaxConcurrent: &p.MaxConcurrent,
-	} {
-		if given(field) {
-			*into = fieldOf[int](d, field)
-		}
-	}
-	for field, into := range map[string]*int64{policy.RuleMaxBytes: &p.MaxBytes, policy.RuleMaxRows: &p.MaxRows} {
-		if given(field) {
-			*into = fieldOf[int64](d, field)
-		}
-	}
-	if given("max_duration") {
-		p.MaxDuration = time.Duration(fieldOf[int](d, "max_duration")) * time.Second
-	}
-	p.Approvals = approvalsOf(p.Approvals, d, given)
+	changePolicy(&p, d)
 	p.Name = name
 	p.Version++
 	if err := p.Validate(); err != nil {
@@ -218,77 +103,9 @@ func (b *backend) pathPolicyWrite(ctx context.Context, req *logical.Request, d *
 		return nil, err
 	}
 	b.ops.mu.Lock()
-	b.ops.policies[name] = p
+	b.ops.policies[name], b.ops.compiled = p, nil
 	b.ops.mu.Unlock()
 	return nil, nil
-}
-
-// approvalsOf is the rule with the fields that were given; a count of 0 takes it
-// away.
-func approvalsOf(was *policy.Approvals, d *framework.FieldData, given func(string) bool) *policy.Approvals {
-	var a policy.Approvals
-	if was != nil {
-		a = *was
-	}
-	if given("approvals_count") {
-		a.Count = fieldOf[int](d, "approvals_count")
-		if _, explicit := d.GetOk("approvals_count"); explicit && a.Count == 0 {
-			return nil
-		}
-	}
-	if given("approvals_groups") {
-		a.Groups = fieldOf[[]string](d, "approvals_groups")
-	}
-	if given("approvals_ttl") {
-		a.TTL = time.Duration(fieldOf[int](d, "approvals_ttl")) * time.Second
-	}
-	if a.Count == 0 && len(a.Groups) == 0 && a.TTL == 0 {
-		return nil
-	}
-	return &a
-}
-
-func (b *backend) pathPolicyEvaluate(ctx context.Context, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
-	if err := b.loadOperations(ctx, req.Storage); err != nil {
-		return nil, err
-	}
-	name := fieldOf[string](d, "name")
-	b.ops.mu.RLock()
-	p, ok := b.ops.policies[name]
-	b.ops.mu.RUnlock()
-	if !ok {
-		return nil, notFound("there is no policy %q", name)
-	}
-	op := wire.Operation{
-		Kind: wire.Kind(fieldOf[string](d, "kind")), Source: fieldOf[string](d, "source"), Target: fieldOf[string](d, "target"),
-	}
-	if !op.Kind.Valid() {
-		return nil, invalidField("kind", "%q is not a kind of operation", op.Kind)
-	}
-	entity := fieldOf[string](d, "entity_id")
-	if entity == "" {
-		entity = req.EntityID
-	}
-	who, err := b.identifyEntity(entity)
-	if err != nil {
-		return nil, err
-	}
-	sides, err := b.operationSides(ctx, req.Storage, op)
-	if err != nil {
-		return nil, err
-	}
-	ask := b.policyRequest(who, op.Kind, sides)
-	b.ops.mu.RLock()
-	ask.History = b.ops.history(who.EntityID, op.Source, op.Target)
-	b.ops.mu.RUnlock()
-	data, err := responseData(policy.Evaluate([]policy.Policy{p}, ask, b.now()))
-	if err != nil {
-		return nil, err
-	}
-	if data["all"], err = responseData(policy.Evaluate(b.ops.policyList(), ask, b.now())); err != nil {
-		return nil, err
-	}
-	return &logical.Response{Data: data}, nil
 }
 
 func (b *backend) pathPolicyDelete(ctx context.Context, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
@@ -303,6 +120,7 @@ func (b *backend) pathPolicyDelete(ctx context.Context, req *logical.Request, d 
 	}
 	b.ops.mu.Lock()
 	delete(b.ops.policies, name)
+	b.ops.compiled = nil
 	b.ops.mu.Unlock()
 	return nil, nil
 }

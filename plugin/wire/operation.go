@@ -80,7 +80,28 @@ type Decision struct {
 	// Approvals are what must be agreed to before the operation runs; each of
 	// them has to be met. One approval may count for several.
 	Approvals []ApprovalNeed `json:"approvals,omitempty"`
-	RetryAt   time.Time      `json:"retry_at,omitzero"`
+	// Agents restrict who may take the operation; an agent has to satisfy each.
+	Agents []AgentNeed `json:"agents,omitempty"`
+	// Masks are the masking profiles that have to be applied, all of them.
+	Masks []string `json:"masks,omitempty"`
+	// UndecidedColumns says what becomes of a column that looks personal and has
+	// no treatment: "stop" the plan, or "copy"; empty where nobody asked.
+	UndecidedColumns string `json:"undecided_columns,omitempty"`
+	// Preview permits reading rows while planning.
+	Preview bool `json:"preview,omitempty"`
+	// CloneTTL is how long the clone may live, in nanoseconds; 0: for ever.
+	CloneTTL time.Duration `json:"clone_ttl,omitempty"`
+	// RetryAt is when a refusal that time lifts is lifted.
+	RetryAt time.Time `json:"retry_at,omitzero"`
+}
+
+// AgentNeed is what one policy asks of the agent.
+type AgentNeed struct {
+	Policy string `json:"policy"`
+	// Names are globs of which one has to match the agent's name; none means any.
+	Names []string `json:"names,omitempty"`
+	// Labels are globs of which each has to match that label of the agent.
+	Labels map[string]string `json:"labels,omitempty"`
 }
 
 // ApprovalNeed is what one policy asks of approvers.

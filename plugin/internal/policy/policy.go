@@ -1,25 +1,31 @@
 package policy
 
 import (
-	"fmt"
-	"slices"
-	"sort"
-	"strings"
 	"time"
 
 	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
-	"github.com/ryanuber/go-glob"
 )
 
 // Any stands for every entity in [Policy.Entities] and for every kind in
 // [Policy.AllowedOperations].
 const Any = "*"
 
+// Values of [Policy.UndecidedColumns].
+const (
+	UndecidedStop = "stop" // a column that looks personal and has no treatment stops the plan
+	UndecidedCopy = "copy" // it is copied as it is
+)
+
 // Policy says who may do what under which rules. Who and what select the
 // requests it speaks about; the rules restrict them.
+//
+// Fields that came later are left out of the JSON while they are not set: the
+// digest of a policy is pinned by operations, and an upgrade must not change it.
 type Policy struct {
 	Name    string `json:"name"`
 	Version int64  `json:"version"` // grows with each write
+	// Preset is the template the rules were filled from, "" for none.
+	Preset string `json:"preset,omitempty"`
 
 	// Who: an entity id of Entities, [Any], or membership of a group id of
 	// Groups. A policy without any of them speaks about nobody.
@@ -38,12 +44,12 @@ type Policy struct {
 	// The six rules of the seed.
 
 	// RequireAuthentication: an entity must stand behind the request. One is
-	// needed anyway; false lifts nothing.
+	// needed anyway; false, which only the preset minimum may say, lifts nothing.
 	RequireAuthentication bool `json:"require_authentication"`
 	// AllowCrossEngineOperations permits source and target of different engines.
 	AllowCrossEngineOperations bool `json:"allow_cross_engine_operations"`
 	// EnableNetworkIsolation: only in a sandbox without any network. Every
-	// sandbox is one; false lifts nothing.
+	// sandbox is one; false, which only the preset minimum may say, lifts nothing.
 	EnableNetworkIsolation bool `json:"enable_network_isolation"`
 	// AuditOperations: only on agents that see a working audit device. Others
 	// get no claim; false lifts nothing.
@@ -68,8 +74,28 @@ type Policy struct {
 	RequireTLS           bool          `json:"require_tls"`    // on both sides
 	AllowProtectedTarget bool          `json:"allow_protected_target"`
 
+	// AllowCrossZone permits source and target of different zones.
+	AllowCrossZone bool `json:"allow_cross_zone,omitempty"`
+	// AllowedHours are windows of the week ([ParseHours]), read on the clock of
+	// AllowedHoursTimeZone, an IANA name; "" is UTC. None means always.
+	AllowedHours         []string `json:"allowed_hours,omitempty"`
+	AllowedHoursTimeZone string   `json:"allowed_hours_time_zone,omitempty"`
+	// Agents are globs of the names of agents that may take the operation,
+	// AgentLabels globs of their labels' values; none means every agent.
+	Agents      []string          `json:"agents,omitempty"`
+	AgentLabels map[string]string `json:"agent_labels,omitempty"`
 	// Approvals asks for people's consent to the plan; nil asks for none.
 	Approvals *Approvals `json:"approvals,omitempty"`
+
+	// Mask is the masking profile that must be applied; "" asks for none.
+	Mask string `json:"mask,omitempty"`
+	// UndecidedColumns is [UndecidedStop], [UndecidedCopy], or "", which stops
+	// where there is a mask and copies where there is none.
+	UndecidedColumns string `json:"undecided_columns,omitempty"`
+	// Preview permits reading rows while planning: samples, the preview of a merge.
+	Preview bool `json:"preview,omitempty"`
+	// CloneTTL is how long a clone may live at most, in nanoseconds; 0: for ever.
+	CloneTTL time.Duration `json:"clone_ttl,omitempty"`
 }
 
 // Approvals says who has to agree to an operation before it runs.
@@ -79,193 +105,56 @@ type Approvals struct {
 	TTL    time.Duration `json:"ttl"`    // nanoseconds an approval holds; 0: the plugin's default
 }
 
-func (a *Approvals) validate() *wire.Error {
-	switch {
-	case a == nil:
-		return nil
-	case a.Count < 0:
-		return invalid(RuleApprovals+"_count", "must not be negative; 0 asks for no approval")
-	case a.Count == 0:
-		return invalid(RuleApprovals+"_count", "approvals_groups and approvals_ttl need an approvals_count")
-	case len(a.Groups) == 0:
-		return invalid(RuleApprovals+"_groups", "name at least one group id whose members may approve")
-	case a.TTL < 0:
-		return invalid(RuleApprovals+"_ttl", "must not be negative; 0 means the default")
+// undecided is the value of undecided_columns with its default filled in.
+func (p Policy) undecided() string {
+	if p.UndecidedColumns == "" && p.Mask != "" {
+		return UndecidedStop
 	}
-	for _, id := range a.Groups {
-		if strings.TrimSpace(id) == "" || id == Any {
-			return invalid(RuleApprovals+"_groups", "groups are ids of identity groups")
-		}
-	}
-	return nil
+	return p.UndecidedColumns
 }
 
-// Names of the rules, as they stand in decisions and as fields of policies.
-const (
-	RuleRequireAuthentication      = "require_authentication"
-	RuleAllowCrossEngineOperations = "allow_cross_engine_operations"
-	RuleEnableNetworkIsolation     = "enable_network_isolation"
-	RuleAuditOperations            = "audit_operations"
-	RuleMaxOperationsPerHour       = "max_operations_per_hour"
-	RuleAllowedOperations          = "allowed_operations"
-	RuleMaxOperationsPerHourSource = "max_operations_per_hour_source"
-	RuleMaxOperationsPerHourTarget = "max_operations_per_hour_target"
-	RuleMaxOperationsPerHourMount  = "max_operations_per_hour_mount"
-	RuleMaxConcurrent              = "max_concurrent"
-	RuleMaxBytes                   = "max_bytes"
-	RuleMaxRows                    = "max_rows"
-	RuleRequireTLS                 = "require_tls"
-	RuleAllowProtectedTarget       = "allow_protected_target"
-	RuleApprovals                  = "approvals"       // fields: approvals_count, approvals_groups, approvals_ttl
-	RuleLabels                     = "labels"          // every label key that a policy mentions is carried
-	RuleDefaultDeny                = "default_deny"    // no policy matches
-	RuleSameDatabase               = "same_database"   // decided outside of policies
-	RuleServerIdentity             = "server_identity" // decided outside of policies
-)
-
-// Validate returns a *wire.Error naming the field that is wrong, or nil.
-func (p Policy) Validate() error {
-	if len(p.Entities) == 0 && len(p.Groups) == 0 {
-		return invalid("entities", "name at least one entity id or group id; entities=* means everybody")
-	}
-	for _, id := range slices.Concat(p.Entities, p.Groups) {
-		if strings.TrimSpace(id) == "" {
-			return invalid("entities", "an id of entities or groups is empty")
-		}
-	}
-	if slices.Contains(p.Groups, Any) {
-		return invalid("groups", "groups are ids; use entities=* for everybody")
-	}
-	for _, kind := range p.Operations {
-		if !kind.Valid() {
-			return invalid("operations", fmt.Sprintf("%q is not a kind of operation; known are %s", kind, kinds()))
-		}
-	}
-	if len(p.Sources) == 0 {
-		return invalid("sources", "name at least one connection or glob; * means every source")
-	}
-	if len(p.Targets) == 0 {
-		return invalid("targets", "name at least one connection or glob; * means every target")
-	}
-	if slices.Contains(p.Sources, "") {
-		return invalid("sources", "an element is empty")
-	}
-	if slices.Contains(p.Targets, "") {
-		return invalid("targets", "an element is empty")
-	}
-	for field, labels := range map[string]map[string]string{"source_labels": p.SourceLabels, "target_labels": p.TargetLabels} {
-		if _, ok := labels[""]; ok {
-			return invalid(field, "a key is empty")
-		}
-	}
-	for _, kind := range p.AllowedOperations {
-		if kind != Any && !wire.Kind(kind).Valid() {
-			return invalid(RuleAllowedOperations, fmt.Sprintf("%q is not a kind of operation; known are %s and *", kind, kinds()))
-		}
-	}
-	for _, limit := range []struct {
-		field string
-		value int64
-	}{
-		{RuleMaxOperationsPerHour, int64(p.MaxOperationsPerHour)},
-		{RuleMaxOperationsPerHourSource, int64(p.MaxOperationsPerHourSource)},
-		{RuleMaxOperationsPerHourTarget, int64(p.MaxOperationsPerHourTarget)},
-		{RuleMaxOperationsPerHourMount, int64(p.MaxOperationsPerHourMount)},
-		{RuleMaxConcurrent, int64(p.MaxConcurrent)},
-		{"max_duration", int64(p.MaxDuration)},
-		{RuleMaxBytes, p.MaxBytes},
-		{RuleMaxRows, p.MaxRows},
-	} {
-		if limit.value < 0 {
-			return invalid(limit.field, "must not be negative; 0 means no limit")
-		}
-	}
-	if err := p.Approvals.validate(); err != nil {
-		return err
-	}
-	return nil
+// Connection is one name of a database, as policies see it.
+type Connection struct {
+	Name      string
+	Engine    wire.EngineType
+	Labels    map[string]string
+	Zone      string `json:",omitempty"`
+	Protected bool
+	TLS       bool // the connection is encrypted
 }
 
-func invalid(field, reason string) *wire.Error {
-	return &wire.Error{Code: wire.CodeInvalid, Field: field, Reason: reason}
+// History is what the stored operations say about the recent past. Times are
+// those of admission, in any order; older ones than the window are ignored.
+type History struct {
+	Entity []time.Time // of operations of the same entity
+	Source []time.Time // of operations from the same database, under any name
+	Target []time.Time // of operations into the same database, under any name
+	Mount  []time.Time // of all operations
+	// Unfinished is the number of the entity's operations that have not ended.
+	Unfinished int
 }
 
-func kinds() string {
-	names := make([]string, 0, len(wire.Kinds()))
-	for _, kind := range wire.Kinds() {
-		names = append(names, string(kind))
-	}
-	return strings.Join(names, ", ")
-}
+// Request is what is to be decided.
+type Request struct {
+	Entity string   // id; empty means nobody
+	Groups []string // group ids of the entity, inherited ones included
+	Kind   wire.Kind
+	// Source and Target list the names of each side's database: the one asked for
+	// first, then every other connection known to lead to the same database.
+	// Policies that match by any of them restrict; only those that match as asked
+	// permit. Empty when the kind has no such side.
+	Source []Connection
+	Target []Connection
+	// ZonesInUse: some connection of the mount has a zone, so that one without is
+	// in an unknown place.
+	ZonesInUse bool `json:",omitempty"`
 
-// LabelKeys returns, sorted, every label key that any of the policies selects
-// by.
-func LabelKeys(policies []Policy) []string {
-	seen := map[string]bool{}
-	for _, p := range policies {
-		for key := range p.SourceLabels {
-			seen[key] = true
-		}
-		for key := range p.TargetLabels {
-			seen[key] = true
-		}
-	}
-	keys := make([]string, 0, len(seen))
-	for key := range seen {
-		keys = append(keys, key)
-	}
-	sort.Strings(keys)
-	return keys
-}
+	Isolated bool // it would run in a sandbox without a network
+	Audited  bool // it would run only where audit devices work
 
-func (p Policy) matchesWho(r Request) bool {
-	if slices.Contains(p.Entities, Any) || slices.Contains(p.Entities, r.Entity) {
-		return true
-	}
-	for _, group := range r.Groups {
-		if slices.Contains(p.Groups, group) {
-			return true
-		}
-	}
-	return false
-}
-
-func (p Policy) matchesKind(r Request) bool {
-	return len(p.Operations) == 0 || slices.Contains(p.Operations, r.Kind)
-}
-
-func matchesConnection(globs []string, labels map[string]string, c Connection) bool {
-	if !slices.ContainsFunc(globs, func(g string) bool { return glob.Glob(g, c.Name) }) {
-		return false
-	}
-	for key, pattern := range labels {
-		value, ok := c.Labels[key]
-		if !ok || !glob.Glob(pattern, value) {
-			return false
-		}
-	}
-	return true
-}
-
-// matches tells whether p speaks about the request, and whether it does so by
-// the names that were asked for, not only by another name of the same database.
-func (p Policy) matches(r Request) (matched, asAsked bool) {
-	if !p.matchesWho(r) || !p.matchesKind(r) {
-		return false, false
-	}
-	side := func(globs []string, labels map[string]string, names []Connection) (matched, first bool) {
-		if len(names) == 0 { // an operation without that side
-			return true, true
-		}
-		for i, c := range names {
-			if matchesConnection(globs, labels, c) {
-				matched = true
-				first = first || i == 0
-			}
-		}
-		return matched, first
-	}
-	anySource, firstSource := side(p.Sources, p.SourceLabels, r.Source)
-	anyTarget, firstTarget := side(p.Targets, p.TargetLabels, r.Target)
-	return anySource && anyTarget, firstSource && firstTarget
+	// History is nil when the operation was admitted before; limits on rates and
+	// concurrency are then not applied again.
+	History *History
+	// Estimates is nil before there is a plan.
+	Estimates *wire.Estimates
 }

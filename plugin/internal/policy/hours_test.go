@@ -1,0 +1,107 @@
+package policy_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/internal/policy"
+	"github.com/stretchr/testify/require"
+)
+
+func hours(t *testing.T, zone string, windows ...string) *policy.Hours {
+	t.Helper()
+	h, err := policy.ParseHours(windows, zone)
+	require.NoError(t, err)
+	return h
+}
+
+// Windows are read off the wall clock of their zone: begin included, end not,
+// across midnight they belong to the day they begin on, and hours that a clock
+// shows twice or never are taken as they are shown.
+func TestHours_Contain(t *testing.T) {
+	t.Parallel()
+	const berlin = "Europe/Berlin"
+	for _, c := range []struct {
+		zone, window, at string
+		in               bool
+	}{
+		{"", "08:00-18:00", "2026-11-24T08:00:00Z", true},
+		{"", "08:00-18:00", "2026-11-24T07:59:59Z", false},
+		{"", "08:00-18:00", "2026-11-24T17:59:59Z", true},
+		{"", "08:00-18:00", "2026-11-24T18:00:00Z", false},
+		{"", "00:00-24:00", "2026-11-24T23:59:59Z", true},
+		{"", "MON-fri 08:00-18:00", "2026-11-27T12:00:00Z", true}, // a Friday
+		{"", "mon-fri 08:00-18:00", "2026-11-28T12:00:00Z", false},
+		{"", "fri-mon 08:00-18:00", "2026-11-29T12:00:00Z", true}, // over the end of the week
+		{"", "fri-mon 08:00-18:00", "2026-12-01T12:00:00Z", false},
+		{"", "sat 22:00-06:00", "2026-11-28T23:00:00Z", true},
+		{"", "sat 22:00-06:00", "2026-11-29T05:59:00Z", true}, // still Saturday's
+		{"", "sat 22:00-06:00", "2026-11-29T06:00:00Z", false},
+		{"", "sat 22:00-06:00", "2026-11-28T05:00:00Z", false}, // Friday's night
+		{"", "sun 22:00-06:00", "2026-11-30T01:00:00Z", true},
+		{berlin, "mon-fri 08:00-18:00", "2026-11-24T07:30:00Z", true}, // 08:30 in winter
+		{berlin, "mon-fri 08:00-18:00", "2026-07-21T06:30:00Z", true}, // 08:30 in summer
+		{berlin, "mon-fri 08:00-18:00", "2026-11-24T06:30:00Z", false},
+		{berlin, "mon 00:00-01:00", "2026-11-29T23:30:00Z", true}, // Monday there, Sunday in UTC
+		{"Asia/Kolkata", "09:00-17:00", "2026-11-24T03:30:00Z", true},
+		// Clocks go from 02:00 to 03:00 on 2026-03-29.
+		{berlin, "sun 01:00-02:30", "2026-03-29T00:59:00Z", true}, // 01:59
+		{berlin, "sun 01:00-02:30", "2026-03-29T01:00:00Z", false},
+		{berlin, "sun 02:00-04:00", "2026-03-29T01:00:00Z", true}, // 03:00, an hour late
+		{berlin, "sat 22:00-06:00", "2026-03-29T03:59:00Z", true}, // 05:59
+		// Clocks go from 03:00 back to 02:00 on 2026-10-25: 02:30 comes twice.
+		{berlin, "sun 02:00-03:00", "2026-10-25T00:30:00Z", true},
+		{berlin, "sun 02:00-03:00", "2026-10-25T01:30:00Z", true},
+		{berlin, "sun 02:00-03:00", "2026-10-25T02:00:00Z", false},
+	} {
+		at, err := time.Parse(time.RFC3339, c.at)
+		require.NoError(t, err)
+		require.Equal(t, c.in, hours(t, c.zone, c.window).Contain(at), "%s %s %s", c.zone, c.window, c.at)
+	}
+}
+
+// What cannot be read is refused with the reason, not guessed at.
+func TestParseHours_Errors(t *testing.T) {
+	t.Parallel()
+	for _, text := range []string{"", "8-18", "08:00", "mon", "mon 08:00", "mond 08:00-18:00", "mon-xyz 08:00-18:00", "mon tue 08:00-18:00", "08:00-08:00", "24:00-06:00", "08:00-24:01", "08:00-18:00-20:00", "-08:00-18:00"} {
+		_, err := policy.ParseHours([]string{text}, "")
+		require.Error(t, err, text)
+	}
+	for _, zone := range []string{"Local", "Mars/Base", "../etc/passwd"} {
+		_, err := policy.ParseHours([]string{"08:00-18:00"}, zone)
+		require.Error(t, err, zone)
+	}
+}
+
+// Next is the first minute that a scan of every minute finds, around changes of
+// the clock by an hour and by half an hour too.
+func TestHours_NextIsTheFirstMinute(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		zone, from string
+		windows    []string
+	}{
+		{"", "2026-11-24T18:00:00Z", []string{"mon-fri 08:00-18:00"}},
+		{"", "2026-11-27T18:00:00Z", []string{"mon-fri 08:00-18:00"}},
+		{"", "2026-11-27T18:00:00Z", []string{"mon-fri 08:00-18:00", "sat 22:00-06:00"}},
+		{"", "2026-11-24T12:00:30Z", []string{"tue 10:00-12:00"}}, // in a week
+		{"Europe/Berlin", "2026-03-28T12:00:00Z", []string{"sun 02:30-02:45", "sun 02:15-04:00"}},
+		{"Europe/Berlin", "2026-03-28T12:00:00Z", []string{"sun 02:30-02:45"}}, // left out that day
+		{"Europe/Berlin", "2026-10-24T12:00:00Z", []string{"sun 02:30-02:45"}},
+		{"Europe/Berlin", "2026-10-25T00:50:00Z", []string{"sun 02:30-02:45"}}, // and again in an hour
+		{"Australia/Lord_Howe", "2026-04-04T12:00:00Z", []string{"sun 01:45-01:50"}},
+		{"Australia/Lord_Howe", "2026-04-04T14:55:00Z", []string{"sun 01:45-01:50"}},
+		{"Australia/Lord_Howe", "2026-10-03T12:00:00Z", []string{"sun 02:10-02:40"}},
+		{"America/New_York", "2026-11-01T03:00:00Z", []string{"01:00-01:05"}},
+	} {
+		h := hours(t, c.zone, c.windows...)
+		from, err := time.Parse(time.RFC3339, c.from)
+		require.NoError(t, err)
+		require.False(t, h.Contain(from), "%+v", c)
+		want := from.Truncate(time.Minute).Add(time.Minute)
+		for !h.Contain(want) {
+			want = want.Add(time.Minute)
+		}
+		require.True(t, want.Equal(h.Next(from)), "%+v: want %s, got %s", c, want, h.Next(from))
+	}
+}

@@ -1,0 +1,415 @@
+package policy
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
+)
+
+// Names of the rules, as they stand in decisions and as fields of policies.
+const (
+	RuleRequireAuthentication      = "require_authentication"
+	RuleAllowCrossEngineOperations = "allow_cross_engine_operations"
+	RuleEnableNetworkIsolation     = "enable_network_isolation"
+	RuleAuditOperations            = "audit_operations"
+	RuleMaxOperationsPerHour       = "max_operations_per_hour"
+	RuleAllowedOperations          = "allowed_operations"
+	RuleMaxOperationsPerHourSource = "max_operations_per_hour_source"
+	RuleMaxOperationsPerHourTarget = "max_operations_per_hour_target"
+	RuleMaxOperationsPerHourMount  = "max_operations_per_hour_mount"
+	RuleMaxConcurrent              = "max_concurrent"
+	RuleMaxDuration                = "max_duration"
+	RuleMaxBytes                   = "max_bytes"
+	RuleMaxRows                    = "max_rows"
+	RuleAllowedHours               = "allowed_hours"
+	RuleRequireTLS                 = "require_tls"
+	RuleAllowProtectedTarget       = "allow_protected_target"
+	RuleAllowCrossZone             = "allow_cross_zone"
+	RuleAgents                     = "agents"    // fields: agents, agent_labels
+	RuleApprovals                  = "approvals" // fields: approvals_count, approvals_groups, approvals_ttl
+	RuleMask                       = "mask"
+	RuleUndecidedColumns           = "undecided_columns"
+	RulePreview                    = "preview"
+	RuleCloneTTL                   = "clone_ttl"
+	RuleLabels                     = "labels"          // every label key that a policy mentions is carried
+	RuleDefaultDeny                = "default_deny"    // no policy matches
+	RuleSameDatabase               = "same_database"   // decided outside of policies
+	RuleServerIdentity             = "server_identity" // decided outside of policies
+)
+
+// Names of fields that are not those of a rule.
+const (
+	FieldPreset               = "preset"
+	FieldAllowedHoursTimeZone = "allowed_hours_time_zone"
+	FieldAgentLabels          = "agent_labels"
+	FieldApprovalsCount       = "approvals_count"
+	FieldApprovalsGroups      = "approvals_groups"
+	FieldApprovalsTTL         = "approvals_ttl"
+)
+
+// facts is a request looked at once for all policies.
+type facts struct {
+	*Request
+	now         time.Time
+	crossEngine bool
+	crossZone   bool
+	rates       [4]rate // as in rateRules
+
+	// face is what the clock of zone shows; policies mostly share one.
+	face face
+	zone *time.Location
+}
+
+func (f *facts) faceIn(zone *time.Location) face {
+	if f.zone != zone {
+		f.zone, f.face = zone, faceOf(f.now, zone)
+	}
+	return f.face
+}
+
+// rateRules are the hourly limits, in the order of facts.rates.
+var rateRules = [4]struct {
+	rule  string
+	limit func(*Policy) int
+	times func(*History) []time.Time
+	whose string
+}{
+	{RuleMaxOperationsPerHour, func(p *Policy) int { return p.MaxOperationsPerHour }, func(h *History) []time.Time { return h.Entity }, "of this entity"},
+	{RuleMaxOperationsPerHourSource, func(p *Policy) int { return p.MaxOperationsPerHourSource }, func(h *History) []time.Time { return h.Source }, "from this source"},
+	{RuleMaxOperationsPerHourTarget, func(p *Policy) int { return p.MaxOperationsPerHourTarget }, func(h *History) []time.Time { return h.Target }, "into this target"},
+	{RuleMaxOperationsPerHourMount, func(p *Policy) int { return p.MaxOperationsPerHourMount }, func(h *History) []time.Time { return h.Mount }, "of this mount"},
+}
+
+// look prepares the facts. When the
+// clock went back, the latest known time stands for now in all rates: otherwise
+// setting it back would open the windows again.
+func look(r *Request, now time.Time) facts {
+	f := facts{Request: r, now: now}
+	if len(r.Source) > 0 && len(r.Target) > 0 {
+		f.crossEngine = r.Source[0].Engine != r.Target[0].Engine
+		_, _, f.crossZone = r.zones()
+	}
+	if r.History != nil {
+		latest := now
+		for i := range rateRules {
+			f.rates[i], latest = measure(rateRules[i].times(r.History), now, latest)
+		}
+		if latest.After(now) {
+			for i := range rateRules {
+				f.rates[i], _ = measure(rateRules[i].times(r.History), latest, latest)
+			}
+		}
+	}
+	return f
+}
+
+// zones returns the first names of both sides that are not in one zone. Where
+// zones are in use, a name without one is in another zone than any other name.
+func (r *Request) zones() (source, target *Connection, cross bool) {
+	for i := range r.Source {
+		for j := range r.Target {
+			s, t := &r.Source[i], &r.Target[j]
+			if s.Zone != t.Zone || (r.ZonesInUse && s.Zone == "") {
+				return s, t, true
+			}
+		}
+	}
+	return nil, nil, false
+}
+
+// unencrypted returns the first connection, of the two asked for, that is not
+// encrypted, or nil.
+func (r *Request) unencrypted() *Connection {
+	for _, side := range [2][]Connection{r.Source, r.Target} {
+		if len(side) > 0 && !side[0].TLS {
+			return &side[0]
+		}
+	}
+	return nil
+}
+
+func (r *Request) protected() *Connection {
+	for i := range r.Target {
+		if r.Target[i].Protected {
+			return &r.Target[i]
+		}
+	}
+	return nil
+}
+
+// rule is one row of what policies can restrict.
+type rule struct {
+	name string
+	// waits: time alone can lift the refusal, so that it is told only when nothing
+	// else is in the way.
+	waits bool
+	// set tells whether the rule, as the policy has it, can refuse anything.
+	set func(*compiled) bool
+	// live tells whether it can refuse this request, whatever the policy says.
+	live func(*facts) bool
+	// refuses decides.
+	refuses func(*compiled, *facts) bool
+	// limit and level stand for set, live and refuses of rules that are a number:
+	// those with a limit above 0 are set and refuse a level that reaches it.
+	limit func(*compiled) int64
+	level func(*facts) int64
+	// refusal words what refuses has decided.
+	refusal func(*compiled, *facts) wire.Decision
+	// value and saw are what an explanation tells.
+	value func(*compiled) any
+	saw   func(*facts) string
+}
+
+func denied(reason string, values ...any) wire.Decision {
+	return wire.Decision{Code: wire.CodeDenied, Reason: fmt.Sprintf(reason, values...)}
+}
+
+// always is the live of rules that depend on what the policy says.
+func always(*facts) bool { return true }
+
+// notCounted is the level of what is not known or was counted before: no limit is
+// so low.
+const notCounted = -1
+
+// rules lists every rule that can refuse, in the order of telling.
+func rules() []*rule {
+	all := []*rule{
+		{
+			name: RuleAllowedOperations, set: func(*compiled) bool { return true }, live: always,
+			refuses: func(p *compiled, f *facts) bool { return !p.allowsAny && !slices.Contains(p.allowed, f.Kind) },
+			refusal: func(_ *compiled, f *facts) wire.Decision { return denied("operation %s is not allowed", f.Kind) },
+			value:   func(p *compiled) any { return p.AllowedOperations },
+			saw:     func(f *facts) string { return string(f.Kind) },
+		},
+		{
+			name: RuleAllowCrossEngineOperations, set: func(p *compiled) bool { return !p.AllowCrossEngineOperations },
+			live:    func(f *facts) bool { return f.crossEngine },
+			refuses: func(*compiled, *facts) bool { return true },
+			refusal: func(_ *compiled, f *facts) wire.Decision {
+				return denied("source is %s and target is %s", f.Source[0].Engine, f.Target[0].Engine)
+			},
+			value: func(p *compiled) any { return p.AllowCrossEngineOperations },
+			saw:   func(f *facts) string { return pairOf(f, func(c Connection) string { return string(c.Engine) }) },
+		},
+		{
+			name: RuleEnableNetworkIsolation, set: func(p *compiled) bool { return p.EnableNetworkIsolation },
+			live:    func(f *facts) bool { return !f.Isolated },
+			refuses: func(*compiled, *facts) bool { return true },
+			refusal: func(*compiled, *facts) wire.Decision {
+				return denied("the operation would not run isolated from networks")
+			},
+			value: func(p *compiled) any { return p.EnableNetworkIsolation },
+			saw: func(f *facts) string {
+				return either(f.Isolated, "a sandbox without a network", "no isolation")
+			},
+		},
+		{
+			name: RuleAuditOperations, set: func(p *compiled) bool { return p.AuditOperations },
+			live:    func(f *facts) bool { return !f.Audited },
+			refuses: func(*compiled, *facts) bool { return true },
+			refusal: func(*compiled, *facts) wire.Decision {
+				return denied("the operation would run where no audit device works")
+			},
+			value: func(p *compiled) any { return p.AuditOperations },
+			saw: func(f *facts) string {
+				return either(f.Audited, "only agents that see an audit device get work", "no audit device")
+			},
+		},
+		{
+			name: RuleAllowProtectedTarget, set: func(p *compiled) bool { return !p.AllowProtectedTarget },
+			live:    func(f *facts) bool { return f.protected() != nil },
+			refuses: func(*compiled, *facts) bool { return true },
+			refusal: func(_ *compiled, f *facts) wire.Decision {
+				return wire.Decision{Code: wire.CodeProtectedTarget, Reason: fmt.Sprintf("target %s is protected", f.protected().Name)}
+			},
+			value: func(p *compiled) any { return p.AllowProtectedTarget },
+			saw: func(f *facts) string {
+				if c := f.protected(); c != nil {
+					return c.Name + " is protected"
+				}
+				return "not protected"
+			},
+		},
+		{
+			name: RuleRequireTLS, set: func(p *compiled) bool { return p.RequireTLS },
+			live:    func(f *facts) bool { return f.unencrypted() != nil },
+			refuses: func(*compiled, *facts) bool { return true },
+			refusal: func(_ *compiled, f *facts) wire.Decision {
+				return denied("connection %s is not encrypted", f.unencrypted().Name)
+			},
+			value: func(p *compiled) any { return p.RequireTLS },
+			saw: func(f *facts) string {
+				return pairOf(f, func(c Connection) string { return either(c.TLS, "encrypted", "not encrypted") })
+			},
+		},
+		{
+			name: RuleAllowCrossZone, set: func(p *compiled) bool { return !p.AllowCrossZone },
+			live:    func(f *facts) bool { return f.crossZone },
+			refuses: func(*compiled, *facts) bool { return true },
+			refusal: func(_ *compiled, f *facts) wire.Decision {
+				s, t, _ := f.zones()
+				for _, c := range []*Connection{s, t} {
+					if c.Zone == "" {
+						return denied("connection %s has no zone, and others have", c.Name)
+					}
+				}
+				return denied("connection %s is in zone %s and %s in zone %s", s.Name, s.Zone, t.Name, t.Zone)
+			},
+			value: func(p *compiled) any { return p.AllowCrossZone },
+			saw: func(f *facts) string {
+				return pairOf(f, func(c Connection) string { return either(c.Zone != "", c.Zone, "no zone") })
+			},
+		},
+		{
+			name: RuleMaxBytes, limit: func(p *compiled) int64 { return p.MaxBytes },
+			level: func(f *facts) int64 {
+				if f.Estimates == nil {
+					return notCounted
+				}
+				return f.Estimates.Bytes - 1 // the limit itself is within it
+			},
+			refusal: func(p *compiled, f *facts) wire.Decision {
+				return wire.Decision{
+					Code:   wire.CodeLimitExceeded,
+					Reason: fmt.Sprintf("the source has about %d bytes, more than %d", f.Estimates.Bytes, p.MaxBytes),
+				}
+			},
+			value: func(p *compiled) any { return p.MaxBytes },
+			saw: func(f *facts) string {
+				if f.Estimates == nil {
+					return "no plan yet; held when there is one, and while copying"
+				}
+				return fmt.Sprintf("about %d bytes", f.Estimates.Bytes)
+			},
+		},
+		{
+			name: RuleMaxRows, limit: func(p *compiled) int64 { return p.MaxRows },
+			level: func(f *facts) int64 {
+				if f.Estimates == nil {
+					return notCounted
+				}
+				return f.Estimates.Rows - 1 // the limit itself is within it
+			},
+			refusal: func(p *compiled, f *facts) wire.Decision {
+				return wire.Decision{
+					Code:   wire.CodeLimitExceeded,
+					Reason: fmt.Sprintf("the source has about %d rows, more than %d", f.Estimates.Rows, p.MaxRows),
+				}
+			},
+			value: func(p *compiled) any { return p.MaxRows },
+			saw: func(f *facts) string {
+				if f.Estimates == nil {
+					return "no plan yet; held when there is one, and while copying"
+				}
+				return fmt.Sprintf("about %d rows", f.Estimates.Rows)
+			},
+		},
+		{
+			name: RuleAllowedHours, waits: true, set: func(p *compiled) bool { return len(p.AllowedHours) > 0 }, live: always,
+			// Hours that cannot be read any more contain nothing.
+			refuses: func(p *compiled, f *facts) bool { return p.hours == nil || !p.hours.contain(f.faceIn(p.hours.zone)) },
+			refusal: func(p *compiled, f *facts) wire.Decision {
+				d := denied("it is %s, outside of %s %s", p.clock(f.now), strings.Join(p.AllowedHours, ", "), p.zoneName())
+				if p.hours != nil {
+					d.RetryAt = p.hours.Next(f.now)
+				}
+				return d
+			},
+			value: func(p *compiled) any {
+				if len(p.AllowedHours) == 0 {
+					return p.AllowedHours
+				}
+				return strings.Join(p.AllowedHours, ", ") + " " + p.zoneName()
+			},
+			saw: func(f *facts) string { return f.now.UTC().Format(time.RFC3339) },
+		},
+	}
+	for i := range rateRules {
+		limit, whose := rateRules[i].limit, rateRules[i].whose
+		all = append(all, &rule{
+			name: rateRules[i].rule, waits: true, limit: func(p *compiled) int64 { return int64(limit(&p.Policy)) },
+			level: func(f *facts) int64 {
+				if f.History == nil {
+					return notCounted
+				}
+				return int64(f.rates[i].count)
+			},
+			refusal: func(p *compiled, f *facts) wire.Decision {
+				return wire.Decision{
+					Code: wire.CodeRateLimited, RetryAt: f.rates[i].retryAt(limit(&p.Policy)),
+					Reason: fmt.Sprintf("%d operations %s in the last hour are the limit", limit(&p.Policy), whose),
+				}
+			},
+			value: func(p *compiled) any { return limit(&p.Policy) },
+			saw: func(f *facts) string {
+				if f.History == nil {
+					return "admitted before; not counted again"
+				}
+				return fmt.Sprintf("%d operations %s in the last hour", f.rates[i].count, whose)
+			},
+		})
+	}
+	all = append(all, &rule{
+		name: RuleMaxConcurrent, waits: true, limit: func(p *compiled) int64 { return int64(p.MaxConcurrent) },
+		level: func(f *facts) int64 {
+			if f.History == nil {
+				return notCounted
+			}
+			return int64(f.History.Unfinished)
+		},
+		refusal: func(p *compiled, _ *facts) wire.Decision {
+			return wire.Decision{
+				Code: wire.CodeRateLimited, Reason: fmt.Sprintf("%d unfinished operations of this entity are the limit", p.MaxConcurrent),
+			}
+		},
+		value: func(p *compiled) any { return p.MaxConcurrent },
+		saw: func(f *facts) string {
+			if f.History == nil {
+				return "admitted before; not counted again"
+			}
+			return fmt.Sprintf("%d unfinished operations of this entity", f.History.Unfinished)
+		},
+	})
+	for _, r := range all {
+		if limit, level := r.limit, r.level; limit != nil {
+			r.set = func(p *compiled) bool { return limit(p) > 0 }
+			r.live = func(f *facts) bool { return level(f) > 0 }
+			r.refuses = func(p *compiled, f *facts) bool { return level(f) >= limit(p) }
+		}
+	}
+	return all
+}
+
+func either(condition bool, yes, no string) string {
+	if condition {
+		return yes
+	}
+	return no
+}
+
+// pairOf describes both sides in a few words.
+func pairOf(f *facts, of func(Connection) string) string {
+	var sides []string
+	if len(f.Source) > 0 {
+		sides = append(sides, "source "+of(f.Source[0]))
+	}
+	if len(f.Target) > 0 {
+		sides = append(sides, "target "+of(f.Target[0]))
+	}
+	return strings.Join(sides, ", ")
+}
+
+// clock is t as the policy's clock shows it.
+func (p *compiled) clock(t time.Time) string {
+	if p.hours == nil {
+		return t.UTC().Format("Mon 15:04 UTC")
+	}
+	return t.In(p.hours.zone).Format("Mon 15:04")
+}
+
+func (p *compiled) zoneName() string {
+	return either(p.AllowedHoursTimeZone != "", p.AllowedHoursTimeZone, "UTC")
+}
