@@ -161,18 +161,39 @@ func (s *selector) labelled(g *globs, values []text) bool {
 	return true
 }
 
-// AgentMatches tells whether an agent satisfies what one policy asks of it.
-func AgentMatches(need wire.AgentNeed, name string, labels map[string]string) bool {
-	like := func(text string) func(string) bool {
-		return func(glob string) bool { p := parsePattern(glob); return p.matches(text) }
-	}
-	if len(need.Names) > 0 && !slices.ContainsFunc(need.Names, like(name)) {
+// like matches one text once, outside of a set.
+func like(glob, text string) bool {
+	p := parsePattern(glob)
+	return p.matches(text)
+}
+
+// selects tells whether a name and its labels are among those globs and labels
+// select.
+func selects(globs []string, wanted map[string]string, name string, labels map[string]string) bool {
+	if !slices.ContainsFunc(globs, func(glob string) bool { return like(glob, name) }) {
 		return false
 	}
-	for key, glob := range need.Labels {
-		if value, ok := labels[key]; !ok || !like(value)(glob) {
+	for key, glob := range wanted {
+		if value, ok := labels[key]; !ok || !like(glob, value) {
 			return false
 		}
 	}
 	return true
+}
+
+func matchesConnection(globs []string, labels map[string]string, c Connection) bool {
+	return selects(globs, labels, c.Name, c.Labels)
+}
+
+func (p Policy) matchesKind(r Request) bool {
+	return len(p.Operations) == 0 || slices.Contains(p.Operations, r.Kind)
+}
+
+// AgentMatches tells whether an agent satisfies what one policy asks of it.
+func AgentMatches(need wire.AgentNeed, name string, labels map[string]string) bool {
+	names := need.Names
+	if len(names) == 0 {
+		names = []string{"*"}
+	}
+	return selects(names, need.Labels, name, labels)
 }
