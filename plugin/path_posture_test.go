@@ -28,7 +28,7 @@ func TestPosture_OfMount(t *testing.T) {
 	require.Contains(t, found["not_checked mount"], "only agents see them")
 	require.NotContains(t, found, "policy_minimum policy dev")
 	m.must(m.write("", "policies/loose", "entities", alice, "sources", "x", "targets", "y", "allowed_operations", "*",
-		"require_authentication", false, "enable_network_isolation", false, "audit_operations", false))
+		"preset", "minimum"))
 	require.Contains(t, m.postureIDs(), "policy_minimum policy loose")
 	require.Contains(t, found["not_checked agent a1"], "just started")
 
