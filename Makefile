@@ -13,7 +13,7 @@ LINT      := $(GO) tool -modfile=scripts/tools/go.mod golangci-lint
 export DBOPS_REQUIRE ?= all
 
 .DEFAULT_GOAL := help
-.PHONY: help build parts fmt lint test race e2e fuzz bench bench-creds demo demo-down clean
+.PHONY: help build parts fmt lint test race e2e fuzz fuzz-ci bench bench-creds demo demo-down clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,14 @@ e2e: build parts ## run the end-to-end tests only
 fuzz: ## run each fuzz target for FUZZTIME (10s)
 	@GO=$(GO) FUZZTIME=$(FUZZTIME) scripts/fuzz $(PACKAGES)
 
+# Templates, quoting and decoding of the credentials engine. The two kinds of DSN
+# are decoded by FuzzConfigFields too.
+FUZZ_CREDENTIALS := ./plugin ./plugin/dialect ./plugin/internal/account/...
+
+fuzz-ci: ## run the credentials engine's fuzz targets for 60s, two at a time
+	@GO=$(GO) FUZZTIME=60s FUZZ_AT_ONCE=2 FUZZ='^Fuzz(UsernameTemplate|(Config|Role|StaticRole|Policy)Fields|RenderPostgres|RenderMySQL|ParseRules)$$' \
+		scripts/fuzz $(FUZZ_CREDENTIALS)
+
 # The local image for all: it has the peers to compare with, in one version.
 bench: export DBOPS_IMAGES := local
 bench: build parts ## compare our clone with others' on the same data (SCALE=200)
@@ -67,5 +75,5 @@ demo-down: ## remove what an interrupted demo left
 
 clean: ## remove what make built, but for Vault and the image
 	rm -rf bin dist
-	rm -f testenv/bin/vault-plugin-secrets-dbops testenv/bin/dbops-agent testenv/bin/dbops
+	rm -f testenv/bin/vault-plugin-secrets-dbops testenv/bin/*-fault testenv/bin/dbops-agent testenv/bin/dbops
 	$(GO) clean -testcache

@@ -32,6 +32,8 @@ const (
 type clock struct {
 	mu     sync.Mutex
 	offset time.Duration
+	// advanced is told that time has jumped: what sleeps would not see it.
+	advanced func()
 }
 
 func (c *clock) now() time.Time {
@@ -42,8 +44,11 @@ func (c *clock) now() time.Time {
 
 func (c *clock) advance(d time.Duration) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	c.offset += d
+	c.mu.Unlock()
+	if c.advanced != nil {
+		c.advanced()
+	}
 }
 
 // lockedBuffer takes the log of background work too.
@@ -78,6 +83,7 @@ func newMount(t *testing.T, storage logical.Storage) *engine {
 	t.Helper()
 	m := &engine{t: t, storage: storage, clock: &clock{}, log: &lockedBuffer{}}
 	m.backend = newBackend(DefaultVersion, m.clock.now)
+	m.clock.advanced = m.rotations.poke
 	require.NoError(t, m.Setup(t.Context(), &logical.BackendConfig{
 		Logger: hclog.New(&hclog.LoggerOptions{Output: m.log, Level: hclog.Trace, JSONFormat: true}),
 		System: &logical.StaticSystemView{DefaultLeaseTTLVal: time.Hour, MaxLeaseTTLVal: 24 * time.Hour},

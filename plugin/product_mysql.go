@@ -50,6 +50,7 @@ func mysqlProduct(pluginName string, usernames usernameRule) *product {
 			"service_account_json":    detailSecret,
 			"use_private_ip":          detailFlag,
 			"use_psc":                 detailFlag,
+			detailSelfManaged:         detailFlag,
 		},
 		check:     checkMySQL,
 		locate:    locateMySQL,

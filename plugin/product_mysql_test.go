@@ -129,3 +129,31 @@ func TestMySQL_RefusalsNameTheField(t *testing.T) {
 	details := m.must(logical.ReadOperation, "config/prod", nil).Data["connection_details"].(map[string]any)
 	require.Equal(t, "root:xxxxx@tcp(localhost)/shop", details["connection_url"])
 }
+
+// A login that changes its own password needs no root user, and no right but to
+// log in. The built-in engine does it in its enterprise edition only.
+func TestMySQL_SelfManaged(t *testing.T) {
+	t.Parallel()
+	server := mariadb(t)
+	server.Exec("", `CREATE USER 'svc'@'%' IDENTIFIED BY 'before'; GRANT SELECT ON shop.* TO 'svc'@'%'`)
+	m := newMount(t, &logical.InmemStorage{})
+	m.must(logical.CreateOperation, "config/rootless", map[string]any{
+		"plugin_name": mysqlPluginName, "connection_url": server.ConnectionURL("shop"), "self_managed": true, "allowed_roles": "*",
+	})
+	role := map[string]any{"db_name": "rootless", "username": "svc", "rotation_period": "1h"}
+	refusal, _ := m.refused(logical.CreateOperation, "static-roles/app", role)
+	require.Equal(t, "password", refusal.Field)
+	role["password"] = "planted-wrong"
+	refusal, _ = m.refused(logical.CreateOperation, "static-roles/app", role)
+	require.Equal(t, wire.CodeLoginRefused, refusal.Code)
+	role["password"] = "before"
+	m.must(logical.CreateOperation, "static-roles/app", role)
+	first := m.staticPassword("app")
+	m.must(logical.UpdateOperation, "rotate-role/app", nil)
+	_, err := mysqlSession(t, server, "svc", first)
+	require.Error(t, err)
+	_, err = mysqlSession(t, server, "svc", m.staticPassword("app"))
+	require.NoError(t, err)
+	_, status := m.refused(logical.UpdateOperation, "rotate-root/rootless", nil)
+	require.Equal(t, 400, status)
+}

@@ -35,7 +35,7 @@ func postgresProduct() *product {
 			"service_account_json":    detailSecret,
 			"use_private_ip":          detailFlag,
 			"use_psc":                 detailFlag,
-			"self_managed":            detailFlag,
+			detailSelfManaged:         detailFlag,
 		},
 		check:     checkPostgres,
 		locate:    locatePostgres,

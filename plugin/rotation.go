@@ -19,6 +19,24 @@ import (
 //
 //	store intention → change at the server → store credential → remove intention
 
+// rotationKind and rotationPoint say where a rotation stands: a crash between any
+// two points loses nothing.
+type (
+	rotationKind  string
+	rotationPoint string
+)
+
+const (
+	kindStaticRole rotationKind = "static"
+	kindRoot       rotationKind = "root"
+
+	pointBegun     rotationPoint = "begun"     // nothing is done yet
+	pointIntention rotationPoint = "intention" // the intention is stored
+	pointChanged   rotationPoint = "changed"   // the server has the new credential
+	pointStored    rotationPoint = "stored"    // so has the role or the connection
+	pointRemoved   rotationPoint = "removed"   // the intention is removed
+)
+
 // intention is the entry under rotation/role/ and rotation/root/.
 type intention struct {
 	ConnectionID string           `json:"connection_id"`
@@ -38,6 +56,7 @@ type change struct {
 	connection *connection
 	username   string
 	statements []string
+	iterations int // as in [account.RotateRequest]
 	old, next  storedCredential
 	// repeated says that an attempt with next may have taken effect.
 	repeated bool
@@ -53,6 +72,7 @@ func (ch change) apply(ctx context.Context) (unchanged bool, err error) {
 	if err != nil {
 		return !ch.repeated, err
 	}
+	request.Iterations = ch.iterations
 	if ch.self {
 		return ch.applySelf(ctx, request)
 	}
@@ -201,18 +221,24 @@ func (b *backend) rotateBegun(ctx context.Context, s logical.Storage, r *staticR
 	if err != nil {
 		return err
 	}
+	iterations, err := b.rotationIterations(ctx, c, r.passwordPolicy(c))
+	if err != nil {
+		return err
+	}
 	repeated := begun != nil
 	if !repeated {
 		begun = &intention{ConnectionID: c.ID, Username: r.Username, StartedAt: b.now()}
 		if begun.Credential, err = b.newCredential(ctx, c, r); err != nil {
 			return err
 		}
+		fault(kindStaticRole, pointBegun)
 		if err := b.storeIntention(ctx, s, r, creating, begun); err != nil {
 			return err
 		}
 	}
+	fault(kindStaticRole, pointIntention)
 	unchanged, err := change{
-		connection: c, username: r.Username, statements: r.RotationStatements,
+		connection: c, username: r.Username, statements: r.RotationStatements, iterations: iterations,
 		old: r.Credential, next: begun.Credential, repeated: repeated, self: r.SelfManaged,
 	}.apply(ctx)
 	if err != nil {
@@ -220,18 +246,21 @@ func (b *backend) rotateBegun(ctx context.Context, s logical.Storage, r *staticR
 		if unchanged {
 			return errors.Join(err, deleteStored(ctx, s, prefixRotationRole+r.Name))
 		}
-		b.rotations.retry(staticRoleKey(r.Name), c.Name)
+		b.rotations.retry(staticRoleKey(r.Name), c.Name, err)
 		return err
 	}
+	fault(kindStaticRole, pointChanged)
 	if err := b.storeRotated(ctx, s, r, creating, begun.Credential); err != nil {
-		b.rotations.retry(staticRoleKey(r.Name), c.Name)
+		b.rotations.retry(staticRoleKey(r.Name), c.Name, err)
 		return err
 	}
+	fault(kindStaticRole, pointStored)
 	b.Logger().Info("static role rotated", "name", r.Name, "connection", c.Name, "username", r.Username)
 	if err := deleteStored(ctx, s, prefixRotationRole+r.Name); err != nil {
 		// The next rotation finds that it was completed.
 		b.Logger().Warn("the intention of a completed rotation is left", "name", r.Name, "error", err)
 	}
+	fault(kindStaticRole, pointRemoved)
 	return nil
 }
 

@@ -58,12 +58,16 @@ func (b *backend) newCredential(ctx context.Context, c *connection, r *staticRol
 	if r.CredentialType == credentialRSA {
 		return newPrivateKey(r.CredentialConfig)
 	}
-	policy := c.PasswordPolicy
-	if own := r.CredentialConfig[configPasswordPolicy]; own != "" {
-		policy = own
-	}
-	password, err := b.newPassword(ctx, policy)
+	password, err := b.newPassword(ctx, r.passwordPolicy(c))
 	return storedCredential{Password: password.Reveal()}, err
+}
+
+// passwordPolicy is the role's own or its connection's.
+func (r *staticRole) passwordPolicy(c *connection) string {
+	if own := r.CredentialConfig[configPasswordPolicy]; own != "" {
+		return own
+	}
+	return c.PasswordPolicy
 }
 
 func newPrivateKey(config map[string]string) (storedCredential, error) {

@@ -12,6 +12,8 @@ import (
 const (
 	shortestRotation = 5 * time.Second
 	shortestWindow   = time.Hour
+	// longestRotation bounds period and window: beyond, times overflow.
+	longestRotation = 100 * 365 * 24 * time.Hour
 )
 
 // rotationPlan says when a credential is rotated by itself: each period, by a
@@ -46,6 +48,11 @@ func (p *rotationPlan) merge(data *framework.FieldData) error {
 	hasPeriod = hasPeriod && (period != 0 || p.Period != 0)
 	if hasPeriod && period != 0 && schedule != "" {
 		return invalidField("rotation_period", "and rotation_schedule exclude each other")
+	}
+	for name, seconds := range map[string]int{"rotation_period": period, "rotation_window": window} {
+		if int64(seconds) > int64(longestRotation/time.Second) || seconds < 0 {
+			return invalidField(name, "is not between 0 and %s", longestRotation)
+		}
 	}
 	if hasPeriod {
 		p.Period = time.Duration(period) * time.Second

@@ -74,6 +74,7 @@ func (b *backend) rotateRoot(ctx context.Context, s logical.Storage, name string
 		ConnectionID: c.ID, Username: c.detail(detailUsername),
 		Credential: storedCredential{Password: password.Reveal()}, StartedAt: b.now(),
 	}
+	fault(kindRoot, pointBegun)
 	if err := putStored(ctx, s, prefixRotationRoot+name, begun); err != nil {
 		return err
 	}
@@ -124,8 +125,14 @@ func (b *backend) completeRoot(ctx context.Context, s logical.Storage, name stri
 
 // applyRoot makes the server take the new password and stores it.
 func (b *backend) applyRoot(ctx context.Context, s logical.Storage, c *connection, begun *intention, repeated bool) error {
+	iterations, err := b.rotationIterations(ctx, c, c.PasswordPolicy)
+	if err != nil {
+		b.rotations.retry(rootKey(c.Name), c.Name, err)
+		return err
+	}
+	fault(kindRoot, pointIntention)
 	unchanged, err := change{
-		connection: c, username: begun.Username, statements: c.RootRotationStatements,
+		connection: c, username: begun.Username, statements: c.RootRotationStatements, iterations: iterations,
 		old: storedCredential{Password: c.Secrets[detailPassword]}, next: begun.Credential, repeated: repeated, self: true,
 	}.apply(ctx)
 	if err != nil {
@@ -133,18 +140,21 @@ func (b *backend) applyRoot(ctx context.Context, s logical.Storage, c *connectio
 		if unchanged {
 			return errors.Join(err, deleteStored(ctx, s, prefixRotationRoot+c.Name))
 		}
-		b.rotations.retry(rootKey(c.Name), c.Name)
+		b.rotations.retry(rootKey(c.Name), c.Name, err)
 		return err
 	}
+	fault(kindRoot, pointChanged)
 	if err := b.storeRootPassword(ctx, s, c, begun); err != nil {
-		b.rotations.retry(rootKey(c.Name), c.Name)
+		b.rotations.retry(rootKey(c.Name), c.Name, err)
 		return err
 	}
+	fault(kindRoot, pointStored)
 	b.Logger().Info("root credential rotated", "connection", c.Name, "username", begun.Username)
 	if err := deleteStored(ctx, s, prefixRotationRoot+c.Name); err != nil {
 		// The next rotation finds that it was completed.
 		b.Logger().Warn("the intention of a completed rotation is left", "connection", c.Name, "error", err)
 	}
+	fault(kindRoot, pointRemoved)
 	return nil
 }
 

@@ -2,8 +2,6 @@ package plugin
 
 import (
 	"encoding/json"
-	"fmt"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -130,6 +128,12 @@ func TestStaticRoles_Onboarding(t *testing.T) {
 	read := m.must(logical.ReadOperation, "static-roles/known", nil).Data
 	require.NotContains(t, read, "last_vault_rotation")
 	require.Equal(t, true, read["manual"])
+	m.start()
+	m.clock.advance(10 * 365 * 24 * time.Hour)
+	creds := m.must(logical.ReadOperation, "static-creds/known", nil).Data
+	require.Equal(t, "before", creds["password"], "rotated on request only")
+	require.EqualValues(t, 0, creds["ttl"])
+	require.NotContains(t, creds, "rotation_period")
 	m.must(logical.UpdateOperation, "rotate-role/known", nil)
 	require.True(t, works(t, p, "svc", m.staticPassword("known")))
 	m.must(logical.DeleteOperation, "static-roles/known", nil)
@@ -338,6 +342,42 @@ func TestRotation_MissedWhileDown(t *testing.T) {
 	require.Eventually(t, func() bool { return inside.staticPassword("app") != first }, 10*time.Second, 20*time.Millisecond)
 }
 
+// The own user of a connection is rotated by a schedule: at its time, inside its
+// window after an outage, and not after it.
+func TestRotation_RootBySchedule(t *testing.T) {
+	t.Parallel()
+	m, p := withStatic(t)
+	m.must(logical.UpdateOperation, "config/prod", map[string]any{"rotation_schedule": "0 0 1 1 *", "rotation_window": "2h"})
+	due := m.connectionNow("prod").NextRootRotation
+	require.Equal(t, "01-01 00:00", due.UTC().Format("01-02 15:04"))
+	password := func(m *engine) string {
+		stored, err := getStored[storedConnection](t.Context(), m.storage, prefixConfig+"prod")
+		require.NoError(t, err)
+		return stored.Secrets[detailPassword]
+	}
+
+	late := newMount(t, m.storage)
+	late.clock.advance(due.Add(3 * time.Hour).Sub(m.now()))
+	late.start()
+	require.Never(t, func() bool { return password(late) != rootPassword }, 500*time.Millisecond, 50*time.Millisecond)
+
+	inside := newMount(t, m.storage)
+	inside.clock.advance(due.Add(time.Hour).Sub(m.now()))
+	inside.start()
+	require.Eventually(t, func() bool { return password(inside) != rootPassword }, 10*time.Second, 20*time.Millisecond)
+	second := password(inside)
+	require.True(t, works(t, p, "dbops_root", second))
+
+	inTime := newMount(t, m.storage)
+	inTime.start()
+	next := inTime.connectionNow("prod").NextRootRotation
+	require.Equal(t, due.UTC().AddDate(1, 0, 0), next.UTC())
+	require.Never(t, func() bool { return password(inTime) != second }, 500*time.Millisecond, 50*time.Millisecond)
+	inTime.clock.advance(next.Add(time.Second).Sub(m.now()))
+	require.Eventually(t, func() bool { return password(inTime) != second }, 10*time.Second, 20*time.Millisecond)
+	require.True(t, works(t, p, "dbops_root", password(inTime)))
+}
+
 // A password the server refuses for good is not tried for ever, and the one that
 // works is kept.
 func TestRotation_RefusedIsGivenUp(t *testing.T) {
@@ -354,75 +394,4 @@ func TestRotation_RefusedIsGivenUp(t *testing.T) {
 	require.Empty(t, keys(t, m.storage, prefixRotation))
 	require.Equal(t, first, m.staticPassword("app"))
 	require.True(t, works(t, p, "svc", first))
-}
-
-// Two black holes among twenty connections: every healthy role is rotated all the
-// same. How late the latest is gets logged; ROTATION_STRICT=1, for an idle
-// machine, holds each to its period and ten seconds.
-func TestRotation_ThousandRoles(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes half a minute")
-	}
-	// Not parallel: it measures time. Periods differ, as they do in life.
-	const connections, perConnection, shortest, longest = 20, 50, 10, 21
-	p := database(t)
-	statements := make([]string, 0, connections*perConnection)
-	for i := range connections * perConnection {
-		statements = append(statements, fmt.Sprintf(`CREATE ROLE svc%d LOGIN`, i))
-	}
-	p.Exec("postgres", statements...)
-	m := newMount(t, &logical.InmemStorage{})
-	hole := blackHole(t)
-	for i := range connections {
-		name := fmt.Sprintf("c%02d", i)
-		if i < 2 {
-			m.config(name, map[string]any{
-				"connection_url": "postgresql://{{username}}:{{password}}@" + hole + "/x", "username": "u", "password": "planted-password", "allowed_roles": "*",
-			})
-		} else {
-			m.configure(name, p)
-		}
-		for j := range perConnection {
-			m.must(logical.CreateOperation, fmt.Sprintf("static-roles/r%d", i*perConnection+j), map[string]any{
-				"db_name": name, "username": fmt.Sprintf("svc%d", i*perConnection+j), "rotation_period": shortest + j%(longest-shortest+1),
-				"skip_import_rotation": true, "password": "initial",
-			})
-		}
-	}
-	t.Cleanup(func() {
-		for line := range strings.Lines(m.log.String()) {
-			if t.Failed() && strings.Contains(line, `"warn"`) && !strings.Contains(line, `"connection":"c00"`) && !strings.Contains(line, `"connection":"c01"`) {
-				t.Log(line)
-			}
-		}
-	})
-	m.start()
-	began, strict := time.Now(), os.Getenv("ROTATION_STRICT") != ""
-	healthy := func(check func(r *staticRole)) {
-		for i := 2 * perConnection; i < connections*perConnection; i++ {
-			r, err := m.staticRoles.get(t.Context(), m.storage, fmt.Sprintf("r%d", i))
-			require.NoError(t, err)
-			check(r)
-		}
-	}
-	var latest time.Duration
-	waiting := connections * perConnection
-	for waiting > 0 || time.Since(began) < (longest+10)*time.Second {
-		require.Less(t, time.Since(began), 3*time.Minute, "%d healthy roles were never rotated", waiting)
-		time.Sleep(500 * time.Millisecond)
-		waiting = 0
-		healthy(func(r *staticRole) {
-			late := m.now().Sub(r.NextRotation)
-			latest = max(latest, late)
-			if strict {
-				require.Less(t, late, 10*time.Second, r.Name)
-			}
-			if r.LastRotation.IsZero() {
-				waiting++
-			}
-		})
-	}
-	t.Logf("the latest rotation of a healthy role was %v late", latest)
-	password := m.staticPassword("r999")
-	require.True(t, works(t, p, "svc999", password))
 }

@@ -2,6 +2,7 @@ package plugin
 
 import (
 	"context"
+	"errors"
 	"math"
 	"sync"
 	"time"
@@ -77,6 +78,18 @@ func (b *backend) iterations(ctx context.Context, c *connection, policy, operati
 		"%d are fewer than %d, and passwords of policy %q may have fewer than %d bits", wanted, defaultSCRAMIterations, policy, strongBits)
 	refusal.Hint = "make the policy's passwords longer (25 letters and digits are enough), use no policy, or leave scram_iterations out"
 	return 0, refusal
+}
+
+// rotationIterations returns how often a rotated password is stretched. What is
+// refused for a new login is stretched as by default here: a rotation that was due
+// is better done.
+func (b *backend) rotationIterations(ctx context.Context, c *connection, policy string) (int, error) {
+	iterations, err := b.iterations(ctx, c, policy, "")
+	var refusal *wire.Error
+	if errors.As(err, &refusal) && refusal.Field == detailSCRAMIterations {
+		return defaultSCRAMIterations, nil
+	}
+	return iterations, err
 }
 
 // checkIterations refuses too few iterations for the connection's own policy when

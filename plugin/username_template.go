@@ -77,10 +77,17 @@ type usernameTemplate struct {
 	randoms []string
 }
 
+// mostRandom is the longest random part. No server takes a name of that length, and
+// a typing error must not use up the memory.
+const mostRandom = 256
+
 // parseUsernameTemplate refuses a template that can never be used.
 func parseUsernameTemplate(text string) (*usernameTemplate, error) {
 	t := &usernameTemplate{uuid: strings.Contains(text, "uuid")}
 	random := func(length int) (string, error) {
+		if length < 0 || length > mostRandom {
+			return "", fmt.Errorf("random takes 0 to %d, not %d", mostRandom, length)
+		}
 		made, err := base62.Random(length)
 		t.randoms = append(t.randoms, made)
 		return made, err

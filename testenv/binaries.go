@@ -76,3 +76,18 @@ func buildBinary(name, as string, flags ...string) (string, error) {
 	}
 	return path, nil
 }
+
+var faultPlugin = sync.OnceValues(func() (string, error) {
+	return buildBinary(pluginName, pluginName+"-fault", "-tags", "dbopsfault")
+})
+
+// FaultPlugin returns the path of a plugin built with the fault points that tests
+// kill it at. The shipped one has none.
+func FaultPlugin(t TB) string {
+	t.Helper()
+	path, err := faultPlugin()
+	if err != nil {
+		t.Fatalf("build %s with faults: %v", pluginName, err)
+	}
+	return path
+}

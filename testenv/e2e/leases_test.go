@@ -42,6 +42,8 @@ type leaseLoad struct {
 
 	mu    sync.Mutex
 	wrong []string
+	// users are all that were answered.
+	users map[string]bool
 }
 
 // Leases come and go while the database restarts three times and Vault is killed
@@ -71,7 +73,7 @@ func TestLeases_Crashes(t *testing.T) {
 	})
 
 	over, end := context.WithCancel(t.Context())
-	l := &leaseLoad{v: v, p: p, wanted: wanted, over: over}
+	l := &leaseLoad{v: v, p: p, wanted: wanted, over: over, users: map[string]bool{}}
 	var clients sync.WaitGroup
 	for range leaseClients {
 		clients.Go(l.client)
@@ -137,6 +139,7 @@ func (l *leaseLoad) client() {
 			continue
 		}
 		expires := time.Now().Add(leaseTTL)
+		l.answer(fmt.Sprint(secret.Data["username"]))
 		count := l.answered.Add(1)
 		l.logIn(secret, expires)
 		if count%5 == 0 {
@@ -144,6 +147,16 @@ func (l *leaseLoad) client() {
 		}
 		l.revoke(client, secret.LeaseID, expires)
 	}
+}
+
+// answer notes a login that was answered; none is answered twice.
+func (l *leaseLoad) answer(user string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.users[user] {
+		l.wrong = append(l.wrong, user+": answered twice")
+	}
+	l.users[user] = true
 }
 
 // logIn uses the login while its lease lives, again and again as long as the

@@ -116,6 +116,8 @@ type RotateRequest struct {
 	Password   wire.Secret
 	PublicKey  []byte   // PEM
 	Statements []string // empty: the driver's default
+	// Iterations is as in [CreateRequest].
+	Iterations int
 }
 
 // Error is what a driver reports: what was tried, what went wrong in our words,

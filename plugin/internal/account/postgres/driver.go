@@ -157,11 +157,7 @@ func (d *Driver) Create(ctx context.Context, req account.CreateRequest) error {
 	password := req.Password.Reveal()
 	if password != "" && d.config.PasswordAuthentication != Plain {
 		// Before a session is taken: it costs a millisecond of processor time.
-		iterations := req.Iterations
-		if iterations == 0 {
-			iterations = scramIterations
-		}
-		verifier, err := scramVerifierOf(password, iterations)
+		verifier, err := scramVerifierOf(password, iterationsOf(req.Iterations))
 		if err != nil {
 			return &account.Error{Op: op, Code: wire.CodeInternal, Reason: "the password's verifier could not be computed"}
 		}

@@ -17,8 +17,8 @@ const defaultRotation = `ALTER ROLE "{{username}}" WITH PASSWORD '{{password}}'`
 // PASSWORD. The server gets a verifier, as in [Driver.Create].
 func (d *Driver) Rotate(ctx context.Context, req account.RotateRequest) error {
 	const op = "rotate"
-	statements := req.Statements
-	if len(statements) == 0 {
+	statements, own := req.Statements, len(req.Statements) > 0
+	if !own {
 		if len(req.PublicKey) > 0 {
 			return &account.Error{Op: op, Code: wire.CodeUnsupported, Reason: "PostgreSQL knows no public keys of logins; give rotation_statements that put {{public_key}} where it belongs"}
 		}
@@ -26,7 +26,7 @@ func (d *Driver) Rotate(ctx context.Context, req account.RotateRequest) error {
 	}
 	password := req.Password.Reveal()
 	if password != "" && d.config.PasswordAuthentication != Plain {
-		verifier, err := scramVerifier(password)
+		verifier, err := scramVerifierOf(password, iterationsOf(req.Iterations))
 		if err != nil {
 			return &account.Error{Op: op, Code: wire.CodeInternal, Reason: "the password's verifier could not be computed"}
 		}
@@ -44,16 +44,26 @@ func (d *Driver) Rotate(ctx context.Context, req account.RotateRequest) error {
 	text.add("RESET ROLE")
 	return d.with(ctx, op, statementTimeout, func(ctx context.Context, conn *pgx.Conn) error {
 		// Statements of a role need not fail when the login is missing.
-		var exists bool
-		row := conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = $1)`, req.Username)
-		if err := row.Scan(&exists); err != nil {
-			return account.Unsent(translate(op, err))
-		}
-		if !exists {
-			return &account.Error{Op: op, Code: wire.CodeNotFound, Reason: "the server has no such login"}
+		if own {
+			if err := exists(ctx, conn, op, req.Username); err != nil {
+				return err
+			}
 		}
 		return exec(ctx, conn, text.b.String())
 	})
+}
+
+// exists refuses a missing login.
+func exists(ctx context.Context, conn *pgx.Conn, op, username string) error {
+	var found bool
+	row := conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = $1)`, username)
+	if err := row.Scan(&found); err != nil {
+		return account.Unsent(translate(op, err))
+	}
+	if !found {
+		return &account.Error{Op: op, Code: wire.CodeNotFound, Reason: "the server has no such login"}
+	}
+	return nil
 }
 
 // Login opens a session as the user. A login that is let in but may not use the

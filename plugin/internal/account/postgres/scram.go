@@ -16,13 +16,16 @@ const (
 	scramSaltBytes  = 16
 )
 
-// scramVerifier computes what PostgreSQL stores for a password, in its own text
-// form, so that the password itself is never sent.
-func scramVerifier(password string) (string, error) {
-	return scramVerifierOf(password, scramIterations)
+// iterationsOf is how often a password is stretched when so much is asked for.
+func iterationsOf(asked int) int {
+	if asked == 0 {
+		return scramIterations
+	}
+	return asked
 }
 
-// scramVerifierOf is scramVerifier with a number of iterations, 1 or more.
+// scramVerifierOf computes what PostgreSQL stores for a password, in its own text
+// form, so that the password itself is never sent. iterations are 1 or more.
 func scramVerifierOf(password string, iterations int) (string, error) {
 	salt := make([]byte, scramSaltBytes)
 	if _, err := rand.Read(salt); err != nil {
