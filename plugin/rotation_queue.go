@@ -204,7 +204,7 @@ func (q *rotationQueue) load(ctx context.Context, s logical.Storage) error {
 			q.addMissing(rootKey(name), name, stored.NextRootRotation)
 		}
 	}
-	return nil
+	return q.forgetWishes(ctx, s)
 }
 
 func (q *rotationQueue) loadBegun(ctx context.Context, s logical.Storage, key rotationKey) error {

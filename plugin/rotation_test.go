@@ -317,6 +317,14 @@ func TestRotation_All(t *testing.T) {
 	require.NotEqual(t, before[0], second.staticPassword("a"))
 	require.NotEqual(t, before[1], second.staticPassword("b"))
 	require.True(t, works(t, p, "svc2", second.staticPassword("b")))
+
+	// One that was granted when the engine ended is no more than removed.
+	password := second.staticPassword("b")
+	require.NoError(t, putStored(t.Context(), m.storage, prefixRotationAll+"prod", wish{Since: second.now().Add(-time.Hour)}))
+	third := newMount(t, m.storage)
+	third.start()
+	require.Eventually(t, func() bool { return len(keys(t, m.storage, prefixRotation)) == 0 }, 10*time.Second, 20*time.Millisecond)
+	require.Equal(t, password, third.staticPassword("b"))
 }
 
 // A rotation missed while down is done inside its window, and not after it.

@@ -2,6 +2,8 @@ package plugin
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
@@ -40,6 +42,19 @@ func (q *rotationQueue) wish(connection string) time.Time {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return q.wishes[connection]
+}
+
+// forgetWishes removes those that had been granted before a crash.
+func (q *rotationQueue) forgetWishes(ctx context.Context, s logical.Storage) error {
+	q.mu.Lock()
+	connections := slices.Collect(maps.Keys(q.wishes))
+	q.mu.Unlock()
+	for _, connection := range connections {
+		if err := q.forgetWish(ctx, s, connection); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // forgetWish removes a wish when no role is left that waits for it.
