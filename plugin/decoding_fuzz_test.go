@@ -278,6 +278,8 @@ func FuzzPolicyFields(f *testing.F) {
 		require.NoError(t, err)
 		second, err := write(logical.ReadOperation, nil)
 		require.NoError(t, err)
+		delete(first.Data, "version") // counts the writes
+		delete(second.Data, "version")
 		require.JSONEq(t, encoded(t, first.Data), encoded(t, second.Data))
 	})
 }

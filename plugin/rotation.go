@@ -203,14 +203,12 @@ func (b *backend) rotateStaticRole(ctx context.Context, s logical.Storage, name 
 			return err
 		}
 		begun = nil
-		if onlyDue && r.NextRotation.IsZero() {
-			b.rotations.remove(staticRoleKey(name))
+	}
+	if onlyDue && begun == nil {
+		if due := b.dueAt(r); due.IsZero() || b.now().Before(due) {
+			b.queueStaticRole(r)
 			return nil
 		}
-	}
-	if onlyDue && begun == nil && b.now().Before(b.dueAt(r)) {
-		b.queueStaticRole(r)
-		return nil
 	}
 	return b.rotateBegun(ctx, s, r, created != nil, begun)
 }

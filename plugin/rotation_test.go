@@ -135,7 +135,12 @@ func TestStaticRoles_Onboarding(t *testing.T) {
 	require.EqualValues(t, 0, creds["ttl"])
 	require.NotContains(t, creds, "rotation_period")
 	m.must(logical.UpdateOperation, "rotate-role/known", nil)
-	require.True(t, works(t, p, "svc", m.staticPassword("known")))
+	password := m.staticPassword("known")
+	// As when the queue is read from storage during the rotation.
+	m.rotations.put(staticRoleKey("known"), "prod", m.now())
+	require.NoError(t, m.rotateStaticRole(t.Context(), m.storage, "known", nil, true))
+	require.Equal(t, password, m.staticPassword("known"))
+	require.True(t, works(t, p, "svc", password))
 	m.must(logical.DeleteOperation, "static-roles/known", nil)
 
 	m.must(logical.UpdateOperation, "config/prod", map[string]any{"skip_static_role_import_rotation": true})

@@ -51,7 +51,12 @@ func (d *Driver) Rotate(ctx context.Context, req account.RotateRequest) error {
 			return err
 		}
 		err = s.exec(ctx, "ALTER USER "+list)
-		if number(err) == errCannotUser {
+		switch {
+		case number(err) == errPrivilege && req.Username == d.parsed.User:
+			// MariaDB lets a user without the right to change users change its own
+			// password in this way only; MySQL let it above.
+			return s.exec(ctx, "SET PASSWORD = PASSWORD("+password+")")
+		case number(err) == errCannotUser:
 			return missing(op)
 		}
 		return err
