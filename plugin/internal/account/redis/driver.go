@@ -94,6 +94,15 @@ func connectionError(commands []redis.Cmder, err error) error {
 	if failed := transport(commands); failed != nil {
 		return failed
 	}
+	asked := false
+	for _, command := range commands {
+		asked = asked || command.Err() != nil
+	}
+	if !asked {
+		// No command has an answer, for there is no session: the commands' own errors
+		// are nil then, and would be taken for success.
+		return err
+	}
 	for _, command := range commands {
 		if command.Err() == nil || errors.Is(command.Err(), redis.Nil) {
 			return nil

@@ -170,6 +170,39 @@ func TestDriver_CreateNeverTakesOverALogin(t *testing.T) {
 	require.Equal(t, "PONG", r.Command("PING"))
 }
 
+// Without a session nothing has succeeded: a rotation that was never done would
+// otherwise be stored as done, and the password that works be lost.
+func TestDriver_RefusedLoginIsNoSuccess(t *testing.T) {
+	t.Parallel()
+	r := testenv.Redis(t, testenv.RedisOptions{})
+	create(t, open(t, rootConfig(r)), "victim", "before")
+	wrong := rootConfig(r)
+	wrong.Password = wire.NewSecret("secret-wrong")
+	gone := rootConfig(r)
+	gone.Port = 1
+	for want, config := range map[wire.Code]Config{wire.CodeLoginRefused: wrong, wire.CodeUnavailable: gone} {
+		driver := open(t, config)
+		_, listed := driver.Logins(t.Context(), "")
+		for call, err := range map[string]error{
+			"verify": driver.Verify(t.Context()),
+			"create": driver.Create(t.Context(), account.CreateRequest{Username: "new", Password: wire.NewSecret("pw"), Statements: []string{DefaultCreation}}),
+			"renew":  driver.Renew(t.Context(), account.RenewRequest{Username: "victim"}),
+			"rotate": driver.Rotate(t.Context(), account.RotateRequest{Username: "victim", Password: wire.NewSecret("after")}),
+			"end":    driver.End(t.Context(), account.EndRequest{Username: "victim"}),
+			"list":   listed,
+		} {
+			var e *account.Error
+			require.ErrorAs(t, err, &e, call)
+			require.Equal(t, want, e.Code, "%s: %v", call, err)
+		}
+	}
+	require.True(t, exists(t, r, "victim"))
+	require.False(t, exists(t, r, "new"))
+	conn, err := login(t.Context(), r, "victim", "before")
+	require.NoError(t, err)
+	require.NoError(t, conn.Close())
+}
+
 // What a rule says never stands in an error; which rule it is does.
 func TestDriver_ErrorsNameRulesByNumber(t *testing.T) {
 	t.Parallel()
