@@ -210,9 +210,6 @@ func receiptOf(r *operationRecord, mount wire.ReceiptMount, head *wire.ReportHea
 		},
 		Incomplete: !r.Kept, Supersedes: r.ReceiptDigest,
 	}
-	if r.StartedAt.IsZero() {
-		a.End.StartedAt = time.Time{}
-	}
 	if p := r.Pins; p != nil {
 		a.Pins = map[string]string{
 			"config/" + r.Source: p.SourceConfig, "config/" + r.Target: p.TargetConfig,

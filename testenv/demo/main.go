@@ -59,6 +59,7 @@ func show(t testenv.TB, scale int) {
 	d.checkCopy(s)
 	d.showEvents(s, id)
 	d.checkLogins(s, id)
+	d.showReceipt(s, id)
 	d.refusals(s)
 	d.done = true
 	d.say("\nDone in %s. Everything that was started is removed now.", time.Since(d.started).Round(time.Second))
