@@ -464,3 +464,37 @@ func TestPolicies_FieldsStandInREADME(t *testing.T) {
 	})
 	require.ElementsMatch(t, fields, described)
 }
+
+// The commands of README's section on policies work as they stand there.
+func TestPolicies_CommandsOfREADME(t *testing.T) {
+	t.Parallel()
+	content, err := os.ReadFile(filepath.Join("..", "README.md"))
+	require.NoError(t, err)
+	_, section, found := strings.Cut(string(content), "\n## Policies\n")
+	require.True(t, found)
+	section, _, found = strings.Cut(section, "\n## ")
+	require.True(t, found)
+
+	m := newDesk(t)
+	m.must(m.write("", "policies/dev", "targets", "staging,dev-7"))
+	m.cloneInto("dev-7")
+	m.must(m.handle("", logical.DeleteOperation, "policies/dev"))
+	commands := 0
+	for line := range strings.Lines(section) {
+		command, isCommand := strings.CutPrefix(line, "    vault write dbops/")
+		if !isCommand {
+			continue
+		}
+		commands++
+		words := strings.Fields(strings.NewReplacer("<group id>", "group-ops", "<entity id>", bob, "'", "").Replace(command))
+		var fields []any
+		for _, word := range words[1:] {
+			name, value, given := strings.Cut(word, "=")
+			require.True(t, given, word)
+			fields = append(fields, name, value)
+		}
+		m.must(m.write("", words[0], fields...))
+	}
+	require.Equal(t, 2, commands)
+	require.Equal(t, "balanced", m.must(m.read("", "policies/dev"))["preset"])
+}
