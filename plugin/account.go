@@ -89,6 +89,9 @@ type issuedAccount struct {
 // issueAccount makes a login. Its record is stored before; after an error either
 // nothing is left, or the record is and the sweep ends what it stands for.
 func (b *backend) issueAccount(ctx context.Context, s logical.Storage, r accountRequest) (issuedAccount, error) {
+	if err := b.refuseLocked(ctx, s); err != nil {
+		return issuedAccount{}, err
+	}
 	c, err := b.connections.get(ctx, s, r.Connection)
 	if err != nil {
 		return issuedAccount{}, err
@@ -148,6 +151,9 @@ func (b *backend) issueAccount(ctx context.Context, s logical.Storage, r account
 	err = b.createLogin(context.WithoutCancel(ctx), c, role, driver, request)
 	if err == nil && ctx.Err() != nil {
 		err = context.Cause(ctx)
+	}
+	if err == nil {
+		err = b.refuseLocked(ctx, s) // a lockdown may have begun meanwhile
 	}
 	if err != nil {
 		return issuedAccount{}, errors.Join(c.explain(err), b.giveUp(context.WithoutCancel(ctx), s, record, err))

@@ -202,12 +202,22 @@ func (x *accountIndex) attempts(id string) int {
 
 // dueByServer lists the records that are due, by connection id.
 func (x *accountIndex) dueByServer(now time.Time) map[string][]string {
+	return x.byServer(now, func(entry *accountEntry) bool { return !now.Before(entry.due) })
+}
+
+// endableByServer lists the records that are due or were not tried to be ended
+// yet, by connection id.
+func (x *accountIndex) endableByServer(now time.Time) map[string][]string {
+	return x.byServer(now, func(entry *accountEntry) bool { return entry.attempts == 0 || !now.Before(entry.due) })
+}
+
+func (x *accountIndex) byServer(now time.Time, wanted func(*accountEntry) bool) map[string][]string {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.counts.forget(now)
 	due := make(map[string][]string)
 	for id, entry := range x.entries {
-		if !now.Before(entry.due) {
+		if wanted(entry) {
 			due[entry.connectionID] = append(due[entry.connectionID], id)
 		}
 	}
@@ -224,6 +234,28 @@ func (x *accountIndex) servers() (ids map[string]bool, ok bool) {
 		ids[entry.connectionID] = true
 	}
 	return ids, x.loaded
+}
+
+// count tells how many records there are, by connection id.
+func (x *accountIndex) count() map[string]int {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	counts := make(map[string]int)
+	for _, entry := range x.entries {
+		counts[entry.connectionID]++
+	}
+	return counts
+}
+
+// connections names the connections that have records, by their id.
+func (x *accountIndex) connections() map[string]string {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	names := make(map[string]string)
+	for _, entry := range x.entries {
+		names[entry.connectionID] = entry.connection
+	}
+	return names
 }
 
 // usernames lists the names of all accounts that are known.

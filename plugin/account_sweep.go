@@ -100,7 +100,11 @@ func (w *sweeper) load(ctx context.Context) bool {
 
 // endDue starts ending what is due, one server beside the other.
 func (w *sweeper) endDue() {
-	for server, ids := range w.b.accounts.index.dueByServer(w.b.now()) {
+	due := w.b.accounts.index.dueByServer
+	if state := w.b.lockdown.current.Load(); state != nil && state.Locked {
+		due = w.b.accounts.index.endableByServer
+	}
+	for server, ids := range due(w.b.now()) {
 		if !w.take(server) {
 			continue
 		}

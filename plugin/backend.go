@@ -82,6 +82,7 @@ type backend struct {
 	signing  signingKeys // of receipts
 	receipts receiptWork
 	looks    *looks // what was seen on servers, for posture
+	lockdown *lockdown
 }
 
 var _ logical.Backend = (*backend)(nil)
@@ -95,6 +96,7 @@ func newBackend(version string, now func() time.Time) *backend {
 		accounts:    accountState{index: newAccountIndex(now)},
 		work:        newWork(),
 		wake:        make(chan struct{}, 1),
+		lockdown:    newLockdown(),
 	}
 	b.connections = newCache(loadConnection, b.dropConnection)
 	b.retired = newCache(loadRetired, b.dropConnection)
@@ -132,6 +134,7 @@ func (b *backend) paths() []*framework.Path {
 	paths = append(paths, b.rotatePaths()...)
 	paths = append(paths, b.resetPaths()...)
 	paths = append(paths, b.revocationPaths()...)
+	paths = append(paths, b.lockdownPaths()...)
 	paths = append(paths, b.operationPaths()...)
 	paths = append(paths, b.keyPaths()...)
 	paths = append(paths, b.posturePaths()...)
@@ -145,6 +148,13 @@ func (b *backend) HandleRequest(ctx context.Context, req *logical.Request) (*log
 	}
 	if unstorable(req) {
 		return b.answer(req, nil, invalidField("name", "has two dots in a row, which Vault stores nothing under"))
+	}
+	counted, err := b.admit(ctx, req)
+	if err != nil {
+		return b.answer(req, nil, err)
+	}
+	if counted {
+		defer b.leave()
 	}
 	resp, err := b.Backend.HandleRequest(ctx, req)
 	return b.answer(req, resp, err)
@@ -185,9 +195,13 @@ func (b *backend) initialize(ctx context.Context, req *logical.InitializationReq
 	if _, err := b.allKeys(ctx, req.Storage); err != nil {
 		return err
 	}
+	if _, err := b.lockdownRecord(ctx, req.Storage); err != nil {
+		return err
+	}
 	sweeper := newSweeper(b, req.Storage)
 	b.work.run(sweeper.sweep)
 	b.work.run(func(ctx context.Context) { b.rotations.work(ctx, req.Storage) })
+	b.work.run(func(ctx context.Context) { b.enforceLockdown(ctx, req.Storage) })
 	return b.opsInitialize(ctx, req)
 }
 
@@ -217,6 +231,9 @@ func (b *backend) invalidate(_ context.Context, key string) {
 	}
 	if strings.HasPrefix(key, prefixSigningKey) {
 		b.signing.forget()
+	}
+	if key == keyLockdown {
+		b.lockdown.set(nil)
 	}
 	b.opsInvalidate(key)
 }

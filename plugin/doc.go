@@ -19,6 +19,7 @@
 //	agents/:name       agents, and below it the protocol they work by
 //	revocations/:id    logins that could not be ended yet
 //	keys               public keys of receipts; keys/rotate signs with a new one
+//	lockdown unlock    stop everything, and what is left of it
 //	info               versions
 //
 // # Storage
@@ -34,6 +35,8 @@
 //	revocation/<id>      a login that could not be ended, and when to try again
 //	operation-receipt/<id>/ the receipt of an operation that has ended
 //	signing-key/<hex>    a key that signs receipts or did (seal-wrapped)
+//	lockdown             whether the mount is locked down, by whom and why, and former lockdowns
+//	break-glass          after how long whoever locked may unlock alone
 //
 // The keys of operations, policies and agents are described where they are used.
 //

@@ -178,11 +178,15 @@ func (r *operationRecord) wantCleanup(now time.Time) {
 // was refused. When the agent's events already told that the verified copy is in
 // place, the operation has succeeded; what may be left is cleaned up either way.
 func (r *operationRecord) fail(result wire.Result, now time.Time) error {
+	return r.endByPlugin(wire.StateFailed, result, now)
+}
+
+// endByPlugin is fail for an end in another state.
+func (r *operationRecord) endByPlugin(next wire.State, result wire.Result, now time.Time) error {
 	var mayHaveLeft bool
 	if c := r.Claim; c != nil && c.Phase == wire.PhaseRunning {
 		mayHaveLeft = r.ShapeConfirmed // nothing is staged before
 	}
-	next := wire.StateFailed
 	if r.Switched {
 		next = wire.StateSucceeded
 		result = wire.Result{Reason: "the copy is verified and in place; then: " + result.Reason, Step: result.Step}

@@ -144,8 +144,12 @@ func (b *backend) pathAgentPoll(ctx context.Context, req *logical.Request, d *fr
 
 	devices, err := strconv.Atoi(fieldOf[string](d, "audit_devices"))
 	audited := err == nil && devices > 0
+	locked, err := b.lockdownRecord(ctx, req.Storage)
+	if err != nil {
+		return nil, err
+	}
 	free := min(fieldOf[int](d, "free_slots"), agent.MaxOperations-len(mine))
-	if audited {
+	if audited && !locked.Locked {
 		for _, r := range b.ops.busyOperations() {
 			if free <= 0 {
 				break

@@ -92,9 +92,7 @@ func (q *rotationQueue) work(ctx context.Context, s logical.Storage) {
 	}
 	for {
 		now := q.b.now()
-		q.mu.Lock()
-		taken, next := q.timetable.take(now)
-		q.mu.Unlock()
+		taken, next := q.take(now)
 		for _, item := range taken {
 			q.b.work.run(func(ctx context.Context) { q.rotate(ctx, s, item) })
 		}
@@ -114,6 +112,17 @@ func (q *rotationQueue) work(ctx context.Context, s logical.Storage) {
 	}
 }
 
+// take takes what is due, and tells when to look again. During a lockdown it is
+// nothing: what that rotates, it does itself.
+func (q *rotationQueue) take(now time.Time) (taken []*rotationItem, next time.Time) {
+	if q.b.lockdown.holds() {
+		return nil, time.Time{}
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.timetable.take(now)
+}
+
 // pauseFor returns false when ctx ended first.
 func pauseFor(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)
@@ -128,12 +137,16 @@ func pauseFor(ctx context.Context, d time.Duration) bool {
 
 // rotate rotates one credential. A failure is logged, and tried again later.
 func (q *rotationQueue) rotate(ctx context.Context, s logical.Storage, item *rotationItem) {
-	var err error
 	kind := "static role"
 	if item.key.root {
 		kind = "root"
+	}
+	err := q.b.refuseLocked(ctx, s) // a lockdown may have begun since it was taken
+	switch {
+	case err != nil:
+	case item.key.root:
 		err = q.b.rotateRoot(ctx, s, item.key.name, true)
-	} else {
+	default:
 		err = q.b.rotateStaticRole(ctx, s, item.key.name, nil, true)
 	}
 	if err != nil {

@@ -59,6 +59,8 @@ func cliCommands(c *console) map[string]cli.Command {
 		"plan":       &planCommand{console: c},
 		"posture":    &postureCommand{console: c},
 		"receipt":    &receiptCommand{console: c},
+		"lockdown":   &lockdownCommand{console: c},
+		"unlock":     &unlockCommand{console: c},
 		"setup":      &setupCommand{console: c},
 		"acl":        &aclCommand{console: c},
 		"audit":      auditCommand{},

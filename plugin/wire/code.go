@@ -28,6 +28,7 @@ const (
 	CodeRateLimited       Code = "rate_limited"       // a limit of a policy is used up; retry_at says until when
 	CodeUnavailable       Code = "unavailable"        // Vault or a database cannot be reached
 	CodeLeaseLost         Code = "lease_lost"         // a credential ended while in use
+	CodeLocked            Code = "locked"             // the mount is locked down
 	CodeAgentLost         Code = "agent_lost"         // the agent fell silent longer than its grace
 	CodeAgentRestarted    Code = "agent_restarted"    // the agent died during the operation and came back
 	CodeDeadline          Code = "deadline_exceeded"  // longer than max_duration
@@ -76,6 +77,7 @@ var codeTable = map[Code]CodeInfo{
 	CodeRateLimited:       {429, true, 10},
 	CodeUnavailable:       {503, true, 2},
 	CodeLeaseLost:         {409, false, 11},
+	CodeLocked:            {423, true, 10},
 	CodeAgentLost:         {409, true, 13},
 	CodeAgentRestarted:    {409, true, 13},
 	CodeDeadline:          {409, false, 13},
@@ -127,6 +129,7 @@ var hints = map[Code]string{
 	CodePlanChanged:       "ask again: the new operation plans from what is there now",
 	CodeUnavailable:       "look at the Vault server's log, then ask again",
 	CodeLeaseLost:         "the credentials ended early: was a lease revoked by hand, or Vault away for longer than 15 minutes?",
+	CodeLocked:            "ask again when the lockdown is over",
 	CodeAgentLost:         "look at the agent's log and host, then ask again",
 	CodeAgentRestarted:    "ask again",
 	CodeDeadline:          "raise max_duration in the policy, or copy less",

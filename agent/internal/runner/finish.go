@@ -115,6 +115,10 @@ func (t *task) undo() (switched bool, err error) {
 			return result.Switched, nil
 		}
 		t.log.Warn("cannot clean the target", "error", err)
+		if code := codeOf(err); code == wire.CodeStaleClaim || code == wire.CodeLocked {
+			// No account is given for it any more, so no try can do better.
+			return false, err
+		}
 		if try+1 < undoTries {
 			// Whatever was wrong with the worker or its login, the next one has its own.
 			t.accounts.forgetRefused(err)

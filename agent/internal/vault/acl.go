@@ -19,13 +19,14 @@ const (
 	DutyAuditor         Duty = "auditor"
 	DutyConnectionAdmin Duty = "connection-admin"
 	DutyPolicyAdmin     Duty = "policy-admin"
+	DutyResponder       Duty = "responder"
 	DutyAgent           Duty = "agent"
 )
 
 // Duties lists every duty, in the order they are shown.
 func Duties() []Duty {
 	return []Duty{
-		DutyRequester, DutyApprover, DutyOperator, DutyAuditor, DutyConnectionAdmin, DutyPolicyAdmin, DutyAgent,
+		DutyRequester, DutyApprover, DutyOperator, DutyAuditor, DutyConnectionAdmin, DutyPolicyAdmin, DutyResponder, DutyAgent,
 	}
 }
 
@@ -102,6 +103,8 @@ func dutyPurpose(d Duty) string {
 		return "says what operations may know of a connection: labels, protection, purposes."
 	case DutyPolicyAdmin:
 		return "says who may do which operation where."
+	case DutyResponder:
+		return "locks down in an emergency, gathers evidence, and lifts what another responder locked."
 	case DutyAgent:
 		return "one policy for all agents; each reaches its own paths only."
 	default:
@@ -164,6 +167,7 @@ func aclRules(d Duty, m, accessor string) []aclRule {
 			{"", m + "/policies/*", aclList},
 			{"Signing receipts with a new key.", m + "/keys/rotate", aclUpdate},
 			keys,
+			{"", m + "/lockdown", aclRead},
 			info,
 		}
 	case DutyAuditor:
@@ -186,6 +190,7 @@ func aclRules(d Duty, m, accessor string) []aclRule {
 			info,
 			{"Which audit devices exist.", "sys/audit", []string{"read", "sudo"}},
 			{"What they show of this mount.", "sys/mounts/" + m + "/tune", aclRead},
+			{"", m + "/lockdown", aclRead},
 		}
 	case DutyConnectionAdmin:
 		return []aclRule{
@@ -198,6 +203,29 @@ func aclRules(d Duty, m, accessor string) []aclRule {
 		return []aclRule{
 			{"", m + "/policies/*", aclManage},
 			{"Labels to write rules about.", m + "/connections/*", aclList},
+			{"For sites with one responder: when who locked may unlock alone.", m + "/lockdown/break-glass", aclManage},
+			info,
+		}
+	case DutyResponder:
+		return []aclRule{
+			{"Stopping everything, and what is left of it.", m + "/lockdown", []string{"create", "read", "update"}},
+			{"Lifting it; the engine refuses who has locked.", m + "/unlock", aclUpdate},
+			{"", m + "/lockdown/break-glass", aclRead},
+			{"All leases of the mount at once, and whether one is left.", "sys/leases/revoke-prefix/" + m, []string{"update", "sudo"}},
+			{"", "sys/leases/lookup/" + m + "/*", []string{"list", "sudo"}},
+			{"Evidence.", m + "/all/operations", aclList},
+			{"", m + "/all/operations/*", aclList},
+			{"", m + "/config/*", aclList},
+			{"", m + "/roles/*", aclList},
+			{"", m + "/static-roles/*", aclList},
+			{"", m + "/connections/*", aclList},
+			{"", m + "/policies/*", aclList},
+			{"", m + "/agents", []string{"list"}},
+			{"", m + "/agents/", []string{"list"}},
+			{"", m + "/agents/+", aclRead},
+			{"", m + "/revocations", aclList},
+			{"", m + "/revocations/*", aclList},
+			keys,
 			info,
 		}
 	case DutyAgent:

@@ -75,3 +75,7 @@ path "sys/audit" {
 path "sys/mounts/dbops/tune" {
   capabilities = ["read"]
 }
+
+path "dbops/lockdown" {
+  capabilities = ["read"]
+}

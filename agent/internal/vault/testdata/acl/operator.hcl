@@ -75,6 +75,10 @@ path "dbops/keys" {
   capabilities = ["read"]
 }
 
+path "dbops/lockdown" {
+  capabilities = ["read"]
+}
+
 path "dbops/info" {
   capabilities = ["read"]
 }

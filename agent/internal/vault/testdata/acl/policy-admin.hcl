@@ -9,6 +9,11 @@ path "dbops/connections/*" {
   capabilities = ["read", "list"]
 }
 
+# For sites with one responder: when who locked may unlock alone.
+path "dbops/lockdown/break-glass" {
+  capabilities = ["create", "read", "update", "delete", "list"]
+}
+
 path "dbops/info" {
   capabilities = ["read"]
 }
