@@ -356,12 +356,14 @@ func (b *backend) endRecord(ctx context.Context, s logical.Storage, recordID str
 			return err
 		}
 	}
-	if b.accounts.index.attempts(recordID) > 0 {
+	attempts := b.accounts.index.attempts(recordID)
+	if attempts > 0 {
 		if err := deleteStored(ctx, s, prefixRevocation+revocationID(recordID)); err != nil {
 			return err
 		}
 	}
 	b.accounts.index.remove(recordID)
+	b.noteEnded(record, attempts)
 	return nil
 }
 
@@ -446,6 +448,7 @@ func (b *backend) retryLater(ctx context.Context, s logical.Storage, record *acc
 		failed.Code, failed.Reason = e.Code, e.Reason
 	}
 	b.accounts.index.put(record, failed.NextTry, failed.Attempts)
+	b.noteNotEnded(record, failed)
 	return putStored(ctx, s, key, failed)
 }
 

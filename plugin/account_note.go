@@ -171,6 +171,7 @@ func (b *backend) endOrphans(ctx context.Context, s logical.Storage, c *connecti
 			return err
 		}
 		b.Logger().Warn("a login of this mount has no record and is ended", "connection", c.Name, "username", name)
+		b.noteOrphan(c.Name, name)
 		if err := b.endAccount(ctx, s, record.ID); err != nil {
 			return fmt.Errorf("end %s: %w", name, err)
 		}

@@ -77,6 +77,8 @@ type backend struct {
 	// wake starts a round of the sweeper; it holds at most one wish.
 	wake chan struct{}
 
+	facts *factBook // what no audit device sees by itself
+
 	ops *operationState // policies, connections, operations and agents
 
 	signing  signingKeys // of receipts
@@ -103,7 +105,7 @@ func newBackend(version string, now func() time.Time) *backend {
 	b.roles = newCache(loadRole, func(*role) {})
 	b.staticRoles = newCache(loadStaticRole, func(*staticRole) {})
 	b.rotations, b.rotationLocks = newRotationQueue(b), newKeyLocks()
-	b.ops = newOperationState(b)
+	b.ops, b.facts = newOperationState(b), newFactBook()
 	b.looks = newLooks(b)
 	b.Backend = &framework.Backend{
 		Help:           strings.TrimSpace(backendHelp),
@@ -202,6 +204,7 @@ func (b *backend) initialize(ctx context.Context, req *logical.InitializationReq
 	b.work.run(sweeper.sweep)
 	b.work.run(func(ctx context.Context) { b.rotations.work(ctx, req.Storage) })
 	b.work.run(func(ctx context.Context) { b.enforceLockdown(ctx, req.Storage) })
+	b.work.run(func(ctx context.Context) { b.keepFacts(ctx, req.Storage) })
 	return b.opsInitialize(ctx, req)
 }
 

@@ -45,7 +45,7 @@ func (b *backend) enforceDeadlines(ctx context.Context, s logical.Storage) error
 	var errs []error
 	for _, r := range busy {
 		if b.overdue(r, now) != nil {
-			_, err := b.updateOperation(ctx, s, r.ID, func(r *operationRecord) error {
+			ended, err := b.updateOperation(ctx, s, r.ID, func(r *operationRecord) error {
 				if act := b.overdue(r, now); act != nil {
 					return act(r)
 				}
@@ -54,6 +54,9 @@ func (b *backend) enforceDeadlines(ctx context.Context, s logical.Storage) error
 			if err != nil && !errors.Is(err, errUnchanged) {
 				errs = append(errs, fmt.Errorf("end operation %s: %w", r.ID, err))
 				continue
+			}
+			if err == nil && ended != nil && ended.State.Final() {
+				b.noteOverdue(ended)
 			}
 		}
 		if current := b.ops.operation(r.ID); current != nil && current.EndAccounts && current.Claim == nil {

@@ -34,6 +34,7 @@ func (b *backend) operationPaths() []*framework.Path {
 	paths = append(paths, b.agentPaths()...)
 	paths = append(paths, b.agentWorkPaths()...)
 	paths = append(paths, b.chainPaths()...)
+	paths = append(paths, b.factPaths()...)
 	return paths
 }
 

@@ -164,6 +164,9 @@ func (b *backend) pathAgentPoll(ctx context.Context, req *logical.Request, d *fr
 			}
 		}
 	}
+	if audited {
+		response.Facts = b.offerFacts(name, now)
+	}
 	response.NextPollMS = b.nextPoll(name, len(response.Claims) > 0 || len(mine) > 0, now).Milliseconds()
 	if response.Chain, err = b.chain(ctx, req.Storage, name); err != nil {
 		return nil, err

@@ -16,9 +16,8 @@ func (b *backend) chainPaths() []*framework.Path {
 		HelpSynopsis: "The ends of all chains of events and facts.",
 		HelpDescription: `
 Answers for each agent that ever wrote an event the last one's epoch, sequence
-number and hash, and the entities it wrote as; the same of the facts that were
-acknowledged; and this mount's accessor. dbops audit verify holds audit files
-against them.`,
+number and hash, and the entities it wrote as; and the same of the facts that were
+acknowledged. dbops audit verify holds audit files against them.`,
 	}}
 }
 
@@ -29,7 +28,11 @@ func (b *backend) pathChainsRead(ctx context.Context, req *logical.Request, _ *f
 	if err != nil {
 		return nil, err
 	}
-	chains := wire.Chains{MountAccessor: req.MountAccessor, Agents: make(map[string]wire.AgentChain, len(names)), Facts: wire.Chain{Epoch: "0", Seq: "0"}}
+	facts, err := b.factsEnd(ctx, req.Storage)
+	if err != nil {
+		return nil, err
+	}
+	chains := wire.Chains{Agents: make(map[string]wire.AgentChain, len(names)), Facts: facts}
 	for _, name := range names {
 		c, err := b.chainOf(ctx, req.Storage, name)
 		if err != nil {

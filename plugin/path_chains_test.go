@@ -12,7 +12,7 @@ import (
 func (m *desk) chains() wire.Chains {
 	m.t.Helper()
 	resp, err := m.b.HandleRequest(m.t.Context(), &logical.Request{
-		Operation: logical.ReadOperation, Path: "chains", Storage: m.storage, MountPoint: "dbops/", MountAccessor: "dbops_1234",
+		Operation: logical.ReadOperation, Path: "chains", Storage: m.storage, MountPoint: "dbops/",
 	})
 	return into[wire.Chains](m, m.must(resp, err))
 }
@@ -22,7 +22,7 @@ func (m *desk) chains() wire.Chains {
 func TestChains_EndsAndEntities(t *testing.T) {
 	t.Parallel()
 	m := newDesk(t)
-	require.Equal(t, wire.Chains{MountAccessor: "dbops_1234", Agents: map[string]wire.AgentChain{}, Facts: wire.Chain{Epoch: "0", Seq: "0"}}, m.chains())
+	require.Equal(t, wire.Chains{Agents: map[string]wire.AgentChain{}, Facts: wire.Chain{Epoch: "0", Seq: "0"}}, m.chains())
 
 	id, fence := m.running()
 	op, chain := m.operation(id), &testChain{agent: "a1", epoch: 1}

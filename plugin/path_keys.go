@@ -102,6 +102,7 @@ func (b *backend) pathKeysRotate(ctx context.Context, req *logical.Request, _ *f
 		return nil, err
 	}
 	current := after[len(after)-1]
+	b.noteFact(wire.Fact{EventType: wire.EventKeyRotated, Outcome: wire.OutcomeSuccess, EntityID: req.EntityID, Object: current.ID})
 	b.Logger().Info("receipts are signed with a new key", "key_id", current.ID)
 	return &logical.Response{Data: map[string]any{"current": current.ID}}, nil
 }

@@ -253,6 +253,7 @@ func (b *backend) rotateBegun(ctx context.Context, s logical.Storage, r *staticR
 		return err
 	}
 	fault(kindStaticRole, pointStored)
+	b.noteRotated(c.Name, r.Name, r.Username, nil)
 	b.Logger().Info("static role rotated", "name", r.Name, "connection", c.Name, "username", r.Username)
 	if err := deleteStored(ctx, s, prefixRotationRole+r.Name); err != nil {
 		// The next rotation finds that it was completed.

@@ -137,9 +137,9 @@ func pauseFor(ctx context.Context, d time.Duration) bool {
 
 // rotate rotates one credential. A failure is logged, and tried again later.
 func (q *rotationQueue) rotate(ctx context.Context, s logical.Storage, item *rotationItem) {
-	kind := "static role"
+	kind, role := "static role", item.key.name
 	if item.key.root {
-		kind = "root"
+		kind, role = "root", ""
 	}
 	err := q.b.refuseLocked(ctx, s) // a lockdown may have begun since it was taken
 	switch {
@@ -150,6 +150,7 @@ func (q *rotationQueue) rotate(ctx context.Context, s logical.Storage, item *rot
 		err = q.b.rotateStaticRole(ctx, s, item.key.name, nil, true)
 	}
 	if err != nil {
+		q.b.noteRotated(item.at, role, "", err)
 		q.b.Logger().Warn("a rotation did not succeed and is tried again", "kind", kind, "name", item.key.name, "connection", item.at, "error", err)
 	}
 	var idle bool

@@ -149,6 +149,7 @@ func (b *backend) applyRoot(ctx context.Context, s logical.Storage, c *connectio
 		return err
 	}
 	fault(kindRoot, pointStored)
+	b.noteRotated(c.Name, "", begun.Username, nil)
 	b.Logger().Info("root credential rotated", "connection", c.Name, "username", begun.Username)
 	if err := deleteStored(ctx, s, prefixRotationRoot+c.Name); err != nil {
 		// The next rotation finds that it was completed.

@@ -56,6 +56,9 @@ type PollResponse struct {
 	Drop       []string `json:"drop"`
 	NextPollMS int64    `json:"next_poll_ms"`
 	Chain      Chain    `json:"chain"`
+	// Facts is how many facts this agent is to fetch and acknowledge now, decimal;
+	// empty when there are none, or another agent does it.
+	Facts string `json:"facts,omitempty"`
 }
 
 // Claim is an agent's right to work on an operation.

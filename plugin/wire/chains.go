@@ -3,8 +3,9 @@ package wire
 // Chains is what the path chains answers: the ends of all chains, against which
 // audit files are verified. Saved as JSON it serves where Vault cannot be reached.
 type Chains struct {
-	// MountAccessor is that of our mount; no other mount of a Vault ever has it.
-	MountAccessor string `json:"mount_accessor"`
+	// MountAccessor is that of our mount; no other mount of a Vault ever has it. The
+	// plugin does not know it: who reads the rest from Vault asks Vault for it.
+	MountAccessor string `json:"mount_accessor,omitempty"`
 	// Agents has every agent that ever wrote an event, deleted ones included.
 	Agents map[string]AgentChain `json:"agents"`
 	// Facts is the last fact that was acknowledged; its Epoch is "1", or "0" when

@@ -151,6 +151,8 @@ func aclRules(d Duty, m, accessor string) []aclRule {
 	case DutyOperator:
 		return []aclRule{
 			{"Servers and the roles logins are made from.", m + "/config/*", aclManage},
+			{"What Vault does not audit by itself, where no agent acknowledges it.", m + "/facts", aclRead},
+			{"", m + "/facts/ack", aclUpdate},
 			{"", m + "/roles/*", aclManage},
 			{"", m + "/reset/+", aclUpdate},
 			{"", m + "/agents", []string{"list"}},
@@ -175,6 +177,7 @@ func aclRules(d Duty, m, accessor string) []aclRule {
 			{"", m + "/all/operations", aclList},
 			{"", m + "/all/operations/*", aclList},
 			{"What audit files are verified against.", m + "/chains", aclRead},
+			{"What Vault does not audit by itself.", m + "/facts", aclRead},
 			{"", m + "/config/*", aclList},
 			{"", m + "/roles/*", aclList},
 			{"", m + "/connections/*", aclList},
@@ -235,6 +238,7 @@ func aclRules(d Duty, m, accessor string) []aclRule {
 		return []aclRule{
 			{"The work protocol.", me + "/poll", []string{"update"}},
 			{"", me + "/operations/*", []string{"create", "read", "update"}},
+			{"", me + "/facts", []string{"read", "update"}},
 			{
 				"Giving back its own leases, an operation at a time; no other prefix is allowed.",
 				"sys/leases/revoke-prefix/" + me + "/operations/*",

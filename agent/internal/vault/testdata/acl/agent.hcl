@@ -9,6 +9,10 @@ path "dbops/agents/{{identity.entity.aliases.auth_approle_1a2b3c4d.metadata.role
   capabilities = ["create", "read", "update"]
 }
 
+path "dbops/agents/{{identity.entity.aliases.auth_approle_1a2b3c4d.metadata.role_name}}/facts" {
+  capabilities = ["read", "update"]
+}
+
 # Giving back its own leases, an operation at a time; no other prefix is allowed.
 path "sys/leases/revoke-prefix/dbops/agents/{{identity.entity.aliases.auth_approle_1a2b3c4d.metadata.role_name}}/operations/*" {
   capabilities = ["update", "sudo"]

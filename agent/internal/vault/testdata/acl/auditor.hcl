@@ -13,6 +13,11 @@ path "dbops/chains" {
   capabilities = ["read"]
 }
 
+# What Vault does not audit by itself.
+path "dbops/facts" {
+  capabilities = ["read"]
+}
+
 path "dbops/config/*" {
   capabilities = ["read", "list"]
 }

@@ -5,6 +5,15 @@ path "dbops/config/*" {
   capabilities = ["create", "read", "update", "delete", "list"]
 }
 
+# What Vault does not audit by itself, where no agent acknowledges it.
+path "dbops/facts" {
+  capabilities = ["read"]
+}
+
+path "dbops/facts/ack" {
+  capabilities = ["create", "update"]
+}
+
 path "dbops/roles/*" {
   capabilities = ["create", "read", "update", "delete", "list"]
 }
