@@ -107,13 +107,19 @@ const (
 )
 
 func (t *text) is(g *globs, glob int) bool {
-	if t.said[glob] == unasked {
-		t.said[glob] = unmatched
-		if g.patterns[glob].matches(t.text) {
-			t.said[glob] = matched
-		}
+	if said := t.said[glob]; said != unasked {
+		return said == matched
 	}
-	return t.said[glob] == matched
+	return t.ask(g, glob)
+}
+
+func (t *text) ask(g *globs, glob int) bool {
+	if g.patterns[glob].matches(t.text) {
+		t.said[glob] = matched
+		return true
+	}
+	t.said[glob] = unmatched
+	return false
 }
 
 // name is one name of a database with its labels looked up: the value of each

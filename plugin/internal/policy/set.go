@@ -5,6 +5,7 @@ import (
 	"math/bits"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
@@ -184,7 +185,8 @@ func (s *Set) Evaluate(r Request, now time.Time) wire.Decision {
 			Reason: "an operation needs an identity: the token has no entity",
 		}
 	}
-	e := &evaluation{r: r}
+	e := begin(r)
+	defer e.end()
 	if missing, key := s.lookUp(e); missing != nil {
 		return unclassified(missing, key)
 	}
@@ -286,6 +288,7 @@ func (s *Set) matching(e *evaluation) (all []*compiled, asAsked bool) {
 			return true
 		}
 		all = append(all, p)
+		e.matching = all
 		asAsked = asAsked || (firstSource && firstTarget)
 		return true
 	})
@@ -324,7 +327,8 @@ func (s *Set) candidates(r *Request, yield func(*compiled) bool) {
 // keeps those nobody gave anything from learning which connections exist.
 func (s *Set) Foreclosed(r Request) (wire.Decision, bool) {
 	open := false
-	e := &evaluation{r: r}
+	e := begin(r)
+	defer e.end()
 	s.lookUp(e)
 	named := func(side *selector, names []name) bool {
 		return len(names) == 0 || side.named(&s.globs, &names[0].name)
@@ -365,22 +369,46 @@ type evaluation struct {
 	source, target []name // the names of both sides with their labels looked up
 	facts          facts
 
-	// Room for what is usual.
-	names    [4]name
-	values   [8]text
-	said     [512]verdict
-	matching [32]*compiled
+	// Memory that is used again, so that a decision leaves nothing behind but its
+	// answer.
+	names    []name
+	values   []text
+	said     []verdict
+	matching []*compiled
+}
+
+var evaluations = sync.Pool{New: func() any { return new(evaluation) }}
+
+func begin(r Request) *evaluation {
+	e, ok := evaluations.Get().(*evaluation)
+	if !ok {
+		e = new(evaluation)
+	}
+	e.r = r
+	return e
+}
+
+// end gives the memory back, with nothing of the request in it.
+func (e *evaluation) end() {
+	clear(e.names)
+	clear(e.values)
+	clear(e.said)
+	clear(e.matching)
+	*e = evaluation{names: e.names[:0], values: e.values[:0], said: e.said[:0], matching: e.matching[:0]}
+	evaluations.Put(e)
 }
 
 // lookUp looks up the labels. It returns the first name of either database, and the key, that
 // lacks a label key which a policy mentions: a label taken away must not take a
 // name out of a policy.
 func (s *Set) lookUp(e *evaluation) (missing *Connection, key string) {
-	names, values, said := e.names[:0], e.values[:0], e.said[:]
-	texts := (len(e.r.Source) + len(e.r.Target)) * (1 + len(s.labelKeys))
-	if need := texts * len(s.globs.patterns); need > len(said) {
-		said = make([]verdict, need)
-	}
+	count := len(e.r.Source) + len(e.r.Target)
+	names := slices.Grow(e.names[:0], count)
+	// Names hold parts of it, so it must not move.
+	values := slices.Grow(e.values[:0], count*len(s.labelKeys))
+	e.said = slices.Grow(e.said[:0], count*(1+len(s.labelKeys))*len(s.globs.patterns))
+	e.said = e.said[:cap(e.said)]
+	said := e.said
 	textOf := func(content string) text {
 		t := text{content, said[:len(s.globs.patterns):len(s.globs.patterns)]}
 		said = said[len(s.globs.patterns):]
@@ -399,6 +427,7 @@ func (s *Set) lookUp(e *evaluation) (missing *Connection, key string) {
 			names = append(names, name{textOf(side[i].Name), values[begin:len(values):len(values)]})
 		}
 	}
+	e.names, e.values = names, values
 	e.source, e.target = names[:len(e.r.Source)], names[len(e.r.Source):]
 	return missing, key
 }
