@@ -97,9 +97,28 @@ type serverSpec struct {
 	env        func(port int) []string // optional
 	data       string                  // the data directory
 	tmpfs      int64                   // bytes; 0 means a volume
+	weight     int                     // as in PostgresOptions
 	stopSignal string
 	// ready answers nil once the server takes connections on the port.
 	ready func(ctx context.Context, s *server) error
+}
+
+// processorTime gives a container the processor time of so many programs. All of
+// Docker's containers together get no more than one program otherwise, as long as
+// others are busy; with systemd's groups that cannot be had for one container.
+func (s *server) processorTime(ctx context.Context, programs int) (container.Resources, error) {
+	if programs == 0 {
+		return container.Resources{}, nil
+	}
+	info, err := s.docker.Info(ctx)
+	if err != nil {
+		return container.Resources{}, fmt.Errorf("ask Docker for its control groups: %w", err)
+	}
+	if info.CgroupDriver != "cgroupfs" {
+		return container.Resources{}, nil
+	}
+	const program = 1024 // shares
+	return container.Resources{CgroupParent: "/", CPUShares: int64(programs) * program}, nil
 }
 
 // startServer starts the container and waits for it. A port that someone took
@@ -156,6 +175,10 @@ func (s *server) create(spec serverSpec) error {
 	if spec.env != nil {
 		env = spec.env(port)
 	}
+	resources, err := s.processorTime(ctx, spec.weight)
+	if err != nil {
+		return err
+	}
 	created, err := s.docker.ContainerCreate(ctx,
 		&container.Config{
 			Image: Image(s.t, spec.part), Labels: labels, Env: env,
@@ -170,6 +193,7 @@ func (s *server) create(spec serverSpec) error {
 			Mounts:      []mount.Mount{data},
 			ShmSize:     1 << 30, // a limit; parallel index builds want more than Docker's 64 MiB
 			LogConfig:   container.LogConfig{Type: "json-file"},
+			Resources:   resources,
 		}, nil, nil, "")
 	if err != nil {
 		return fmt.Errorf("create container: %w", err)

@@ -44,6 +44,10 @@ type PostgresOptions struct {
 	// fresh one takes about 24 MiB, each further database 8. Tests of a full disk
 	// use it.
 	TmpfsMiB int
+	// Weight gives the server the processor time of so many programs when others are
+	// busy too; by default all containers share that of one. Tests that measure time
+	// use it.
+	Weight int
 	// Durable keeps fsync, synchronous_commit and full_page_writes on.
 	Durable bool
 }
@@ -110,6 +114,7 @@ func Postgres(t TB, opts PostgresOptions) *PostgresServer {
 		env:        func(port int) []string { return []string{"PGPORT=" + strconv.Itoa(port), "PGUSER=postgres"} },
 		data:       "/var/lib/dbops",
 		tmpfs:      int64(opts.TmpfsMiB) << 20,
+		weight:     opts.Weight,
 		stopSignal: "SIGINT", // fast shutdown: does not wait for clients
 		ready:      p.ready,
 	})
