@@ -56,7 +56,7 @@ func TestLeases_Crashes(t *testing.T) {
 		require.NoError(t, err, "LEASES")
 	}
 	v := testenv.Vault(t, testenv.VaultOptions{Raft: true, SkipAudit: true})
-	p := testenv.Postgres(t, testenv.PostgresOptions{Durable: true})
+	p := testenv.Postgres(t, testenv.PostgresOptions{Durable: true, Weight: 16})
 	p.Exec("postgres", `CREATE ROLE dbops_root LOGIN CREATEROLE PASSWORD 'root-password'`)
 	write := func(path string, data map[string]any) {
 		_, err := v.Client.Logical().Write(v.Mount+"/"+path, data)
