@@ -397,8 +397,10 @@ func TestReceipt_Golden(t *testing.T) {
 	}
 	head := &wire.ReportHead{
 		TablesRoot: digest("root"), Snapshot: "00000003-0000001B-1",
-		Sandbox: &wire.SandboxFacts{WorkerImageID: digest("worker"), BaseImageID: digest("base"), Runtime: "docker 20.10.24, api 1.41",
-			Container: &wire.ContainerFacts{Network: "none", User: "65534:65534", ReadOnlyRoot: true, CapabilitiesDropped: "ALL", MemoryBytes: "1073741824"}},
+		Sandbox: &wire.SandboxFacts{
+			WorkerImageID: digest("worker"), BaseImageID: digest("base"), Runtime: "docker 20.10.24, api 1.41",
+			Container: &wire.ContainerFacts{Network: "none", User: "65534:65534", ReadOnlyRoot: true, CapabilitiesDropped: "ALL", MemoryBytes: "1073741824"},
+		},
 		Audit: &wire.AuditCheck{Devices: 2, CheckedAt: at(7)},
 	}
 	var texts []string

@@ -209,7 +209,8 @@ func (t *task) recordSwitched() error {
 
 func (t *task) finishRequest(o outcome, cleanupNeeded bool) (wire.FinishRequest, error) {
 	request := wire.FinishRequest{Fence: t.current().Fence, Outcome: wire.StateSucceeded, CleanupNeeded: cleanupNeeded}
-	if o.err != nil {
+	failed := o.err != nil
+	if failed {
 		request.Outcome = wire.StateFailed
 		if o.err.Code == wire.CodeCancelled {
 			request.Outcome = wire.StateCancelled
@@ -218,15 +219,15 @@ func (t *task) finishRequest(o outcome, cleanupNeeded bool) (wire.FinishRequest,
 	}
 	report := operation.Report{Tables: []operation.TableReport{}, DurationsMS: map[wire.Step]int64{}}
 	switch {
-	case o.err == nil && o.report != nil:
+	case !failed && o.report != nil:
 		report = *o.report
-	case o.err == nil || t.current().Phase != wire.PhaseRunning:
+	case !failed || t.current().Phase != wire.PhaseRunning:
 		return request, nil
 	}
 	if err := t.complete(&report); err != nil {
 		return request, err
 	}
-	if o.err != nil && report.Sandbox == nil {
+	if failed && report.Sandbox == nil {
 		return request, nil // nothing was there to report of
 	}
 	text, err := reportText(report)
@@ -234,7 +235,7 @@ func (t *task) finishRequest(o outcome, cleanupNeeded bool) (wire.FinishRequest,
 		return request, err
 	}
 	request.Report = text
-	if o.err != nil {
+	if failed {
 		return request, nil
 	}
 	request.Rows, request.Bytes, request.Tables = decimal(o.report.Rows), decimal(o.report.Bytes), tables(o.report)
