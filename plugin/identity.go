@@ -13,6 +13,8 @@ import (
 type caller struct {
 	wire.User
 	Groups []string // ids, inherited ones included
+	// Aliases are the logins of the entity, <accessor of the auth mount>/<name>.
+	Aliases []string
 }
 
 // identify returns the caller. A token without an entity, or with one that is
@@ -40,6 +42,9 @@ func (b *backend) identifyEntity(id string) (caller, error) {
 		return caller{}, fmt.Errorf("read groups of entity: %w", err)
 	}
 	c := caller{User: wire.User{EntityID: entity.ID, Name: entity.Name}}
+	for _, alias := range entity.Aliases {
+		c.Aliases = append(c.Aliases, alias.MountAccessor+"/"+alias.Name)
+	}
 	for _, g := range groups {
 		if g != nil {
 			c.Groups = append(c.Groups, g.ID)

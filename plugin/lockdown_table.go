@@ -68,6 +68,8 @@ var lockdownTable = map[string]lockdownRule{
 	"operations/:id/report":      {opsRead, opsNone},
 	"operations/:id/receipt":     {opsRead, opsNone},
 	"operations/:id/cancel":      {opsUpdate, opsNone},
+	"operations/:id/approve":     {opsNone, opsUpdate},
+	"operations/:id/reject":      {opsUpdate, opsNone}, // stops
 	"all/operations":             {opsLook, opsNone},
 	"all/operations/:id":         {opsRead, opsNone},
 	"all/operations/:id/plan":    {opsRead, opsNone},

@@ -13,12 +13,6 @@ var unfulfilled = []struct {
 	rule  string
 	asked func(wire.Decision) (policy, what string) // "" for nothing
 }{
-	{policy.RuleApprovals, func(d wire.Decision) (string, string) {
-		if len(d.Approvals) == 0 {
-			return "", ""
-		}
-		return d.Approvals[0].Policy, fmt.Sprintf("%d approvals, and approvals are not built yet", d.Approvals[0].Count)
-	}},
 	{policy.RuleMask, func(d wire.Decision) (string, string) {
 		if len(d.Masks) == 0 {
 			return "", ""

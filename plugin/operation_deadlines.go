@@ -30,7 +30,7 @@ func (b *backend) watchDeadlines(ctx context.Context, s logical.Storage) {
 	}
 }
 
-// enforceDeadlines ends operations that nobody took, whose agent fell silent, or
+// enforceDeadlines ends operations that nobody approved or took, whose agent fell silent, or
 // that are longer than they may be, and ends accounts of those that have ended.
 // It makes no database call itself.
 func (b *backend) enforceDeadlines(ctx context.Context, s logical.Storage) error {
@@ -84,6 +84,9 @@ func (b *backend) overdue(r *operationRecord, now time.Time) func(*operationReco
 	o.mu.RUnlock()
 
 	if r.Claim == nil {
+		if act := r.overdueApproval(now); act != nil {
+			return act
+		}
 		if (r.State == wire.StateRequested || r.State == wire.StateQueued) && now.Sub(latest(r.UpdatedAt, started)) > maxWait {
 			return func(r *operationRecord) error {
 				r.Result = &wire.Result{Code: wire.CodeExpired, Reason: "no agent took it in time", Hint: "is an agent running that policies and both connections permit and that has a working audit device?"}

@@ -210,6 +210,9 @@ func receiptOf(r *operationRecord, mount wire.ReceiptMount, head *wire.ReportHea
 		},
 		Incomplete: !r.Kept, Supersedes: r.ReceiptDigest,
 	}
+	for _, g := range r.Given {
+		a.Approvals = append(a.Approvals, wire.ReceiptApproval{EntityID: g.EntityID, Name: g.Name, PlanDigest: g.PlanDigest, At: g.Time.UTC()})
+	}
 	if p := r.Pins; p != nil {
 		a.Pins = map[string]string{
 			"config/" + r.Source: p.SourceConfig, "config/" + r.Target: p.TargetConfig,

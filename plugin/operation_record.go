@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/internal/approval"
 	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
 )
 
@@ -70,6 +71,14 @@ type operationRecord struct {
 	// max_duration counts from it.
 	StartedAt time.Time `json:"started_at,omitzero"`
 	Pins      *pins     `json:"pins,omitempty"`
+	// RequesterAliases are the logins of the requester's entity when it asked, in
+	// the form of [caller].Aliases.
+	RequesterAliases []string `json:"requester_aliases,omitempty"`
+	// Given are the approvals of the plan, one for each entity; wire.Operation
+	// shows them. Those that do not count any more stay.
+	Given []approval.Given `json:"given_approvals,omitempty"`
+	// PlannedAt is when the plan was accepted that waits or waited for approval.
+	PlannedAt time.Time `json:"planned_at,omitzero"`
 	// PlanFence and PlanLastPart recognise a repeated last part of the plan.
 	PlanFence    string `json:"plan_fence,omitempty"`
 	PlanLastPart string `json:"plan_last_part,omitempty"`

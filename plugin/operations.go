@@ -31,6 +31,7 @@ func (b *backend) operationPaths() []*framework.Path {
 	paths = append(paths, b.requestPaths()...)
 	paths = append(paths, b.ownOperationPaths()...)
 	paths = append(paths, b.allOperationPaths()...)
+	paths = append(paths, b.approvalPaths()...)
 	paths = append(paths, b.agentPaths()...)
 	paths = append(paths, b.agentWorkPaths()...)
 	paths = append(paths, b.chainPaths()...)

@@ -36,7 +36,7 @@ func (b *backend) pathAgentAccount(inspect bool) framework.OperationFunc {
 			return nil, cancelRequested(r.ID) // nothing was begun that needs it for undoing
 		}
 		if claim.Phase == wire.PhaseRunning {
-			if err := b.checkPins(ctx, req.Storage, r); err != nil {
+			if err := b.checkGround(ctx, req.Storage, r); err != nil {
 				var why *wire.Error
 				if errors.As(err, &why) {
 					return nil, b.failByPlugin(ctx, req.Storage, r.ID, agent, fence, wire.StepAccounts, why)

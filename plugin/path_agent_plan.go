@@ -165,7 +165,7 @@ func jsonProblem(err error) string {
 }
 
 // acceptPlan decides on the plan, stores it, and gives the running claim when
-// nothing is in the way.
+// nothing is in the way. Where people have to approve first, the claim ends.
 func (b *backend) acceptPlan(ctx context.Context, s logical.Storage, r *operationRecord, agent, fence, text, lastPart string) (*operationRecord, error) {
 	plan, head, err := readPlan(r, text)
 	if err != nil {
@@ -202,6 +202,9 @@ func (b *backend) acceptPlan(ctx context.Context, s logical.Storage, r *operatio
 			r.Result = &wire.Result{Code: e.Code, Reason: e.Reason, Hint: e.Hint, Step: wire.StepPlan}
 			r.endClaim(now)
 			return nil
+		}
+		if len(decision.Approvals) > 0 {
+			return r.awaitApproval(now)
 		}
 		if err := r.become(wire.StateQueued, now); err != nil {
 			return err

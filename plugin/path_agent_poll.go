@@ -289,6 +289,9 @@ func (b *backend) claim(ctx context.Context, s logical.Storage, r *operationReco
 		b.Logger().Error("operation cannot be given to an agent", "operation_id", r.ID, "error", endpointsErr)
 		return nil, nil
 	}
+	if phase == wire.PhaseRunning && gone == nil && !b.mayRun(ctx, s, r) {
+		return nil, nil
+	}
 	at := now.UTC()
 	defer b.ops.lock("claims")() // two agents at once must not share a target
 	r, err := b.updateOperation(ctx, s, r.ID, func(r *operationRecord) error {

@@ -204,7 +204,7 @@ func (b *backend) requestOperation(ctx context.Context, s logical.Storage, who c
 	versions := policyVersions(o.compile().Policies(), op.Decision.Policies)
 	r := &operationRecord{
 		Operation: op, operationHistory: operationHistory{Kept: true, PolicyVersions: versions}, ContentDigest: digest,
-		AdmittedAt: latest(now, o.latestAdmission()), Databases: databases,
+		AdmittedAt: latest(now, o.latestAdmission()), Databases: databases, RequesterAliases: who.Aliases,
 	}
 	if op.Decision.Allowed {
 		o.admit(r.admission())

@@ -40,14 +40,14 @@ func everything(*backend, *logical.Request) (func(*operationRecord) bool, error)
 }
 
 func (b *backend) ownOperationPaths() []*framework.Path {
-	return b.operationPathsBelow("operations", ownOnly, "your operations", "An operation of somebody else does not exist here.")
+	return b.operationPathsBelow("operations", ownOrToApprove, ownOnly, "your operations, and those that you may approve", "Other operations do not exist here.")
 }
 
 func (b *backend) allOperationPaths() []*framework.Path {
-	return b.operationPathsBelow("all/operations", everything, "operations of everybody", "For auditors and operators; the ACL decides who that is.")
+	return b.operationPathsBelow("all/operations", everything, everything, "operations of everybody", "For auditors and operators; the ACL decides who that is.")
 }
 
-func (b *backend) operationPathsBelow(prefix string, sees visible, whose, note string) []*framework.Path {
+func (b *backend) operationPathsBelow(prefix string, sees, cancels visible, whose, note string) []*framework.Path {
 	id := map[string]*framework.FieldSchema{"id": {Type: framework.TypeString, Description: "Id of the operation."}}
 	withID := func(more map[string]*framework.FieldSchema) map[string]*framework.FieldSchema {
 		fields := maps.Clone(id)
@@ -60,14 +60,15 @@ func (b *backend) operationPathsBelow(prefix string, sees visible, whose, note s
 	return []*framework.Path{{
 		Pattern: prefix + "/?$",
 		Fields: map[string]*framework.FieldSchema{
-			"state":  {Type: framework.TypeCommaStringSlice, Description: "Only operations in one of these states."},
-			"kind":   {Type: framework.TypeCommaStringSlice, Description: "Only these kinds."},
-			"source": {Type: framework.TypeString, Description: "Only from this connection."},
-			"target": {Type: framework.TypeString, Description: "Only into this connection."},
-			"entity": {Type: framework.TypeString, Description: "Only of the requester with this entity id."},
-			"agent":  {Type: framework.TypeString, Description: "Only of this agent."},
-			"after":  {Type: framework.TypeString, Description: "Only older ones than this id: the last one of the page before."},
-			"limit":  {Type: framework.TypeInt, Default: defaultPage, Description: "How many at most, up to 1000."},
+			"state":   {Type: framework.TypeCommaStringSlice, Description: "Only operations in one of these states."},
+			"kind":    {Type: framework.TypeCommaStringSlice, Description: "Only these kinds."},
+			"source":  {Type: framework.TypeString, Description: "Only from this connection."},
+			"target":  {Type: framework.TypeString, Description: "Only into this connection."},
+			"entity":  {Type: framework.TypeString, Description: "Only of the requester with this entity id."},
+			"agent":   {Type: framework.TypeString, Description: "Only of this agent."},
+			"waiting": {Type: framework.TypeBool, Description: "Only those that wait for the caller's approval."},
+			"after":   {Type: framework.TypeString, Description: "Only older ones than this id: the last one of the page before."},
+			"limit":   {Type: framework.TypeInt, Default: defaultPage, Description: "How many at most, up to 1000."},
 		},
 		Callbacks: map[logical.Operation]framework.OperationFunc{
 			logical.ListOperation: b.pathOperationList(sees),
@@ -85,9 +86,9 @@ func (b *backend) operationPathsBelow(prefix string, sees visible, whose, note s
 		Pattern: prefix + "/" + operationIDRegex + "/cancel$",
 		Fields:  id,
 		Operations: map[logical.Operation]framework.OperationHandler{
-			logical.UpdateOperation: &framework.PathOperation{Callback: b.pathOperationCancel(sees), ForwardPerformanceStandby: true},
+			logical.UpdateOperation: &framework.PathOperation{Callback: b.pathOperationCancel(cancels), ForwardPerformanceStandby: true},
 		},
-		HelpSynopsis: "Cancel one of " + whose + ".",
+		HelpSynopsis: "Cancel an operation: your own, or anybody's below all/.",
 		HelpDescription: `
 An operation that nobody works on ends at once. Otherwise its agent stops, undoes
 what it began and ends it; once the copy is in place it is too late. Cancelling
@@ -116,11 +117,15 @@ cleaned up any more; dbops receipt verify checks it with the keys of keys/. ` + 
 	}}
 }
 
-// operationData is what a read answers: wire.Operation and what became of its
-// traces.
-func (b *backend) operationData(r *operationRecord) (map[string]any, error) {
+// operationData is what a read answers: wire.Operation, who has approved and who
+// is still needed, and what became of its traces.
+func (b *backend) operationData(r *operationRecord, known *people) (map[string]any, error) {
 	op := r.Operation
 	op.Reason = wire.RedactPersonal(op.Reason) // one stored by an earlier version may need it
+	var err error
+	if op.Approvals, op.ApprovalNeeds, err = r.approvals(known, b.now()); err != nil {
+		return nil, err
+	}
 	b.ops.mu.RLock()
 	if p, ok := b.ops.progress[r.ID]; ok && r.Claim != nil {
 		op.Progress = &p
@@ -140,7 +145,7 @@ func (b *backend) operationData(r *operationRecord) (map[string]any, error) {
 }
 
 func (b *backend) operationResponse(r *operationRecord) (*logical.Response, error) {
-	data, err := b.operationData(r)
+	data, err := b.operationData(r, b.people())
 	if err != nil {
 		return nil, err
 	}
@@ -225,6 +230,13 @@ func (b *backend) pathOperationSearch(sees visible) framework.OperationFunc {
 			return want == "" || want == value
 		}
 		after := fieldOf[string](d, "after")
+		known := b.people()
+		waits := func(*operationRecord) (bool, error) { return true, nil }
+		if fieldOf[bool](d, "waiting") {
+			if waits, err = b.waitsFor(req, known); err != nil {
+				return nil, err
+			}
+		}
 		page, more := []any{}, false
 		for _, r := range records {
 			if (after != "" && r.ID >= after) ||
@@ -233,11 +245,16 @@ func (b *backend) pathOperationSearch(sees visible) framework.OperationFunc {
 				!equal("source", r.Source) || !equal("target", r.Target) || !equal("entity", r.Requester.EntityID) || !equal("agent", r.Agent) {
 				continue
 			}
+			if wanted, err := waits(r); err != nil {
+				return nil, err
+			} else if !wanted {
+				continue
+			}
 			if len(page) == limit {
 				more = true
 				break
 			}
-			data, err := b.operationData(r)
+			data, err := b.operationData(r, known)
 			if err != nil {
 				return nil, err
 			}

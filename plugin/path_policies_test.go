@@ -21,7 +21,7 @@ import (
 )
 
 // Approvals are three plain fields that keep their value, go away with a count of
-// 0, and name the wrong one; as long as nothing can approve, they refuse.
+// 0, and name the wrong one; what they ask for stands in the decision.
 func TestPolicies_Approvals(t *testing.T) {
 	t.Parallel()
 	m := newDesk(t)
@@ -36,10 +36,7 @@ func TestPolicies_Approvals(t *testing.T) {
 	m.restart()
 	require.Equal(t, []any{2, []string{"g-1", "g-2"}, int64(4 * wholeHour)}, read())
 
-	resp, err := m.write(alice, "clone/prod/staging")
-	e := m.refused(wire.CodeUnsupported, resp, err)
-	require.Equal(t, "approvals", e.Rule)
-	require.Equal(t, "dev", e.Policy)
+	require.Equal(t, []wire.ApprovalNeed{{Policy: "dev", Count: 2, Groups: []string{"g-1", "g-2"}, TTL: 4 * time.Hour}}, m.clone().Decision.Approvals)
 
 	for field, fields := range map[string][]any{
 		"approvals_groups": {"approvals_groups", ""},

@@ -24,10 +24,14 @@ func RunCLI(args []string, version string) int {
 	if err != nil {
 		home = "" // only matters without VAULT_TOKEN, and is said then
 	}
-	return runCLI(args, &console{
+	c := &console{
 		stdout: os.Stdout, stderr: os.Stderr, home: home, version: version, signals: signals,
 		terminal: term.IsTerminal(int(os.Stdout.Fd())),
-	})
+	}
+	if c.terminal && term.IsTerminal(int(os.Stdin.Fd())) {
+		c.answers = os.Stdin
+	}
+	return runCLI(args, c)
 }
 
 func runCLI(args []string, c *console) int {
@@ -61,6 +65,8 @@ func cliCommands(c *console) map[string]cli.Command {
 		"receipt":    &receiptCommand{console: c},
 		"lockdown":   &lockdownCommand{console: c},
 		"unlock":     &unlockCommand{console: c},
+		"approve":    &approveCommand{console: c},
+		"reject":     &rejectCommand{console: c},
 		"setup":      &setupCommand{console: c},
 		"acl":        &aclCommand{console: c},
 		"audit":      auditCommand{},

@@ -27,7 +27,8 @@ const (
 // console is the world of a command: where it prints and what interrupts it.
 type console struct {
 	stdout, stderr io.Writer
-	terminal       bool // stdout is one
+	terminal       bool      // stdout is one
+	answers        io.Reader // who can be asked; nil: nobody
 	home           string
 	version        string
 	signals        <-chan os.Signal

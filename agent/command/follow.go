@@ -17,6 +17,7 @@ import (
 const (
 	lookSoon      = 400 * time.Millisecond // in the first minute
 	lookLater     = 2 * time.Second
+	lookWaiting   = 5 * time.Second // while people have to approve
 	lookSoonFor   = time.Minute
 	lookPauseMost = 10 * time.Second // between looks while Vault does not answer
 	lookPatience  = 5 * time.Minute  // without an answer, then we give up
@@ -103,7 +104,10 @@ func (f *follower) follow(op wire.Operation) (int, error) {
 					return f.finish(ctx, op, interrupted), nil
 				}
 				pause = lookSoon
-				if time.Since(started) > lookSoonFor {
+				switch {
+				case op.State == wire.StateAwaitingApproval:
+					pause = lookWaiting
+				case time.Since(started) > lookSoonFor:
 					pause = lookLater
 				}
 			case vault.CodeOf(err).Info().Retry:

@@ -108,6 +108,9 @@ func (v *barView) Update(op wire.Operation) {
 		}
 		v.print("%s", line)
 	}
+	if needs := needsText(op); needs != "" && (first || needs != needsText(before)) {
+		v.print("    %s", plain(needs))
+	}
 	if p := op.Progress; p != nil && p.Step != "" && (before.Progress == nil || before.Progress.Step != p.Step) {
 		v.print("    step     %s", p.Step)
 	}

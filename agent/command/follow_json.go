@@ -20,18 +20,20 @@ var _ followView = (*jsonView)(nil)
 
 // followLine is one such object.
 type followLine struct {
-	Type        string            `json:"type"` // state, step, progress, note or result
-	Time        time.Time         `json:"time"`
-	OperationID string            `json:"operation_id,omitempty"`
-	State       wire.State        `json:"state,omitempty"`
-	Step        wire.Step         `json:"step,omitempty"`
-	Agent       string            `json:"agent,omitempty"`
-	Decision    *wire.Decision    `json:"decision,omitempty"`
-	Progress    *wire.Progress    `json:"progress,omitempty"`
-	Note        string            `json:"note,omitempty"`
-	Operation   *wire.Operation   `json:"operation,omitempty"`
-	Report      *operation.Report `json:"report,omitempty"`
-	Exit        *int              `json:"exit,omitempty"`
+	Type        string         `json:"type"` // state, step, progress, note or result
+	Time        time.Time      `json:"time"`
+	OperationID string         `json:"operation_id,omitempty"`
+	State       wire.State     `json:"state,omitempty"`
+	Step        wire.Step      `json:"step,omitempty"`
+	Agent       string         `json:"agent,omitempty"`
+	Decision    *wire.Decision `json:"decision,omitempty"`
+	// Needs says whose approval it waits for.
+	Needs     []wire.ApprovalStatus `json:"approval_needs,omitempty"`
+	Progress  *wire.Progress        `json:"progress,omitempty"`
+	Note      string                `json:"note,omitempty"`
+	Operation *wire.Operation       `json:"operation,omitempty"`
+	Report    *operation.Report     `json:"report,omitempty"`
+	Exit      *int                  `json:"exit,omitempty"`
 }
 
 func (v *jsonView) line(l followLine) {
@@ -41,8 +43,11 @@ func (v *jsonView) line(l followLine) {
 
 // Update prints what changed since the last look.
 func (v *jsonView) Update(op wire.Operation) {
-	if !v.seen || op.State != v.last.State {
+	if !v.seen || op.State != v.last.State || needsText(op) != needsText(v.last) {
 		l := followLine{Type: "state", OperationID: op.ID, State: op.State, Agent: op.Agent}
+		if op.State == wire.StateAwaitingApproval {
+			l.Needs = op.ApprovalNeeds
+		}
 		if !v.seen || op.Decision.Reason != v.last.Decision.Reason {
 			l.Decision = &op.Decision
 		}

@@ -264,3 +264,50 @@ func TestMeter(t *testing.T) {
 	require.Equal(t, "1023 B", sizeText(1023))
 	require.Equal(t, "5.0 GiB", sizeText(5<<30))
 }
+
+// While people have to approve, the follower says for whom it waits, each time
+// that changes and not oftener, and looks less often.
+func TestFollow_Approval(t *testing.T) {
+	t.Parallel()
+	waiting := func(missing int) wire.Operation {
+		op := inState(wire.StateAwaitingApproval)
+		op.ApprovalNeeds = []wire.ApprovalStatus{{ApprovalNeed: wire.ApprovalNeed{Policy: "prod", Count: 2, Groups: []string{"g"}}, Missing: missing}}
+		return op
+	}
+	answers := func() []any {
+		return []any{waiting(2), waiting(2), waiting(1), inState(wire.StateQueued), ended(wire.StateDenied, wire.CodeRejected)}
+	}
+	synctest.Test(t, func(t *testing.T) {
+		var out bytes.Buffer
+		began := time.Now()
+		view := &jsonView{console: &console{stdout: &out, stderr: &out}, now: time.Now}
+		code, err := (&follower{reader: &scriptedReader{answers: answers()}, view: view}).follow(inState(wire.StatePlanning))
+		require.NoError(t, err)
+		require.Equal(t, wire.CodeRejected.Info().Exit, code)
+		require.Equal(t, 2*lookSoon+3*lookWaiting, time.Since(began))
+		var got []string
+		for _, line := range strings.Split(strings.TrimSpace(out.String()), "\n") {
+			var l followLine
+			require.NoError(t, json.Unmarshal([]byte(line), &l))
+			text := l.Type + " " + string(l.State)
+			for _, need := range l.Needs {
+				text += " " + need.String()
+			}
+			got = append(got, text)
+		}
+		require.Equal(t, []string{
+			"state planning", "state awaiting_approval needs 2 more of group g (policy prod)",
+			"state awaiting_approval needs 1 more of group g (policy prod)", "state queued", "state denied", "result denied",
+		}, got)
+	})
+	var out syncBuffer
+	bar := newBarView(&out, time.Now)
+	for _, answer := range answers() {
+		if op, ok := answer.(wire.Operation); ok {
+			bar.Update(op)
+		}
+	}
+	bar.Leave()
+	require.Equal(t, 1, strings.Count(out.String(), "needs 2 more of group g (policy prod)"))
+	require.Equal(t, 1, strings.Count(out.String(), "needs 1 more of group g (policy prod)"))
+}

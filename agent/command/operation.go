@@ -121,7 +121,7 @@ func printOperation(w io.Writer, op wire.Operation, report *operation.Report) {
 	table := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 	row := func(name, value string) {
 		if value != "" {
-			fmt.Fprintf(table, "%s\t%s\n", name, value)
+			fmt.Fprintf(table, "%s\t%s\n", name, plain(value))
 		}
 	}
 	row("Operation", op.ID)
@@ -134,6 +134,12 @@ func printOperation(w io.Writer, op wire.Operation, report *operation.Report) {
 	row("Plan", op.PlanDigest)
 	if e := op.Estimates; e != nil {
 		row("Estimate", fmt.Sprintf("%d tables, about %d rows, %s", e.Tables, e.Rows, sizeText(e.Bytes)))
+	}
+	for _, a := range op.Approvals {
+		row("Approved", approvalText(a))
+	}
+	for _, need := range op.ApprovalNeeds {
+		row("Approval", need.String())
 	}
 	row("Agent", op.Agent)
 	row("Created", op.CreatedAt.Local().Format(time.DateTime))

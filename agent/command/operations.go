@@ -27,6 +27,7 @@ func (o *operationsCommand) flags() *flag.FlagSet {
 	set := newFlags("operations")
 	o.vault.register(set)
 	set.StringVar(&o.state, "state", "", "`State` to list only, e.g. running or failed.")
+	set.BoolVar(&o.filter.Waiting, "waiting", false, "Only those that wait for your approval.")
 	set.IntVar(&o.filter.Limit, "limit", 50, "`Number` of operations at most, up to 1000.")
 	set.BoolVar(&o.all, "all", false, "Everybody's; needs the ACL policy of an operator or auditor.")
 	return set
@@ -39,9 +40,10 @@ func (*operationsCommand) Synopsis() string { return "List operations" }
 func (o *operationsCommand) Help() string {
 	return `Usage: dbops operations [options]
 
-  Lists your operations, the newest first.
+  Lists your operations, and those that you may approve, the newest first.
 
-      $ dbops operations -state=running` + optionsHelp(o.flags())
+      $ dbops operations -state=running
+      $ dbops operations -waiting` + optionsHelp(o.flags())
 }
 
 // Run lists them.

@@ -1,8 +1,6 @@
 package command
 
 import (
-	"bytes"
-	"encoding/json"
 	"flag"
 	"fmt"
 
@@ -34,45 +32,38 @@ func (*planCommand) Synopsis() string { return "Show the plan of an operation" }
 func (p *planCommand) Help() string {
 	return `Usage: dbops plan [options] <id>
 
-  Shows what an operation does: both databases as they were found and each table
-  with its columns. The digest of the text is taken here again and compared with
-  the one Vault recorded. With -format=json the text is printed byte for byte.
+  Shows what an operation does: both databases as they were found, what happens
+  at the target, and each table with its columns. The digest of the text is taken
+  here again and compared with the one Vault recorded. While the operation waits
+  for approval, the command that approves exactly this plan stands below. With
+  -format=json the text is printed byte for byte.
 
       $ dbops plan op-01kaysfqcv4d5nvsxgtv1fbkgs` + optionsHelp(p.flags())
 }
 
 // Run shows it.
 func (p *planCommand) Run(args []string) int {
-	text, digest, err := p.read(args)
-	if err != nil {
+	if err := p.run(args); err != nil {
 		return p.console.fail("plan", p.vault.format, err)
 	}
-	if p.vault.format == formatJSON {
-		fmt.Fprintln(p.console.stdout, text)
-		return 0
-	}
-	var indented bytes.Buffer
-	if err := json.Indent(&indented, []byte(text), "", "  "); err != nil {
-		return p.console.fail("plan", p.vault.format, fmt.Errorf("read plan: %w", err))
-	}
-	fmt.Fprintf(p.console.stdout, "%s\n\nDigest: %s (checked)\n", indented.String(), digest)
 	return 0
 }
 
-func (p *planCommand) read(args []string) (text, digest string, err error) {
+func (p *planCommand) run(args []string) error {
 	words, err := parse(p.flags(), args, "id")
 	if err != nil {
-		return "", "", err
+		return err
 	}
 	if err := checkFormat(p.vault.format); err != nil {
-		return "", "", err
+		return err
 	}
-	if !connectionName.MatchString(words[0]) {
-		return "", "", usageError("%q is no operation's id", words[0])
+	id := words[0]
+	if !connectionName.MatchString(id) {
+		return usageError("%q is no operation's id", id)
 	}
 	client, err := p.console.dial(p.vault)
 	if err != nil {
-		return "", "", err
+		return err
 	}
 	requester := vault.NewRequester(client)
 	if p.all {
@@ -80,5 +71,17 @@ func (p *planCommand) read(args []string) (text, digest string, err error) {
 	}
 	ctx, stop := p.console.interruptible()
 	defer stop()
-	return requester.Plan(ctx, words[0])
+	text, digest, err := requester.Plan(ctx, id)
+	if err != nil {
+		return err
+	}
+	if p.vault.format == formatJSON {
+		fmt.Fprintln(p.console.stdout, text)
+		return nil
+	}
+	op, err := requester.Operation(ctx, id)
+	if err != nil {
+		return err
+	}
+	return printPlan(p.console.stdout, op, text, digest)
 }

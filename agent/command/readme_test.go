@@ -81,10 +81,10 @@ func TestReadme_Commands(t *testing.T) {
 	t.Setenv("VAULT_TOKEN", "")
 	plugin := filepath.Join(t.TempDir(), "plugin")
 	require.NoError(t, os.WriteFile(plugin, []byte("x"), 0o600))
-	commands := regexp.MustCompile("(?m)(?:^    |`)dbops ((?:clone|operations?|plan|posture|receipt|setup|lockdown|unlock|audit (?:verify|search|chains))(?: [^\n`]*)?)[\n`]").FindAllStringSubmatch(readme(t), -1)
+	commands := regexp.MustCompile("(?m)(?:^    |`)dbops ((?:clone|operations?|plan|approve|reject|posture|receipt|setup|lockdown|unlock|audit (?:verify|search|chains))(?: [^\n`]*)?)[\n`]").FindAllStringSubmatch(readme(t), -1)
 	require.Greater(t, len(commands), 5)
 	for _, command := range commands {
-		line := strings.NewReplacer(`"refresh for ticket 4711"`, "refresh", `"stolen laptop, case 17"`, "theft", `"case 17 is closed"`, "closed", "<id>", "clone-1", "<version>", "v0.1.0", "<file>", plugin,
+		line := strings.NewReplacer(`"refresh for ticket 4711"`, "refresh", `"stolen laptop, case 17"`, "theft", `"case 17 is closed"`, "closed", "<id>", "clone-1", "<digest>", "sha256:1", "<text>", "no", "<version>", "v0.1.0", "<file>", plugin,
 			"/etc/vault/plugins/vault-plugin-secrets-dbops", plugin).Replace(command[1])
 		if slices.Contains([]string{"setup", "posture", "lockdown", "unlock"}, line) {
 			continue // the name of the command in a sentence

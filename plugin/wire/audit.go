@@ -18,5 +18,5 @@ func AuditHMACRequestKeys() []string { return []string{"reason"} }
 
 // AuditNonHMACResponseKeys are the same for responses.
 func AuditNonHMACResponseKeys() []string {
-	return []string{"error", "id", "state", "reason", "username", "plan_digest", "shape_digest", "epoch", "seq", "head", FactsKey}
+	return []string{"error", "id", "state", "reason", "comment", "username", "plan_digest", "shape_digest", "epoch", "seq", "head", FactsKey}
 }

@@ -21,6 +21,7 @@ const (
 	CodePlanTooLarge      Code = "plan_too_large"     // above 50 MiB
 	CodeNoIdentity        Code = "no_identity"        // no entity behind the token, root included
 	CodeDenied            Code = "denied"             // a policy, or its absence, refuses
+	CodeRejected          Code = "rejected"           // an approver said no
 	CodeUnclassified      Code = "unclassified"       // a connection lacks a label that policies mention
 	CodeSameDatabase      Code = "same_database"      // source and target are one database
 	CodeProtectedTarget   Code = "protected_target"   // the target is protected and no policy lifts it
@@ -32,7 +33,7 @@ const (
 	CodeAgentLost         Code = "agent_lost"         // the agent fell silent longer than its grace
 	CodeAgentRestarted    Code = "agent_restarted"    // the agent died during the operation and came back
 	CodeDeadline          Code = "deadline_exceeded"  // longer than max_duration
-	CodeExpired           Code = "expired"            // nobody took it in time
+	CodeExpired           Code = "expired"            // nobody took or approved it in time
 	CodeCancelled         Code = "cancelled"          // on request
 	CodeSourceUnavailable Code = "source_unavailable" // the source cannot be reached
 	CodeTargetUnavailable Code = "target_unavailable" // the target cannot be reached
@@ -70,6 +71,7 @@ var codeTable = map[Code]CodeInfo{
 	CodePlanTooLarge:      {400, false, 2},
 	CodeNoIdentity:        {403, false, 10},
 	CodeDenied:            {403, false, 10},
+	CodeRejected:          {403, false, 10},
 	CodeUnclassified:      {403, false, 10},
 	CodeSameDatabase:      {403, false, 10},
 	CodeProtectedTarget:   {403, false, 10},

@@ -145,6 +145,9 @@ type Operation struct {
 	PlanDigest      string            `json:"plan_digest,omitempty"`  // sha256:<hex> of the plan's bytes
 	ShapeDigest     string            `json:"shape_digest,omitempty"` // sha256:<hex> of its shape
 	Estimates       *Estimates        `json:"estimates,omitempty"`
+	Approvals       []Approval        `json:"approvals,omitempty"`      // given so far; some may not count any more
+	ApprovalNeeds   []ApprovalStatus  `json:"approval_needs,omitempty"` // while it waits for approval or an agent; not stored
+	Rejection       *Rejection        `json:"rejection,omitempty"`
 	Agent           string            `json:"agent,omitempty"` // holder of the claim, last one at the end
 	Fence           string            `json:"fence,omitempty"`
 	CancelRequested bool              `json:"cancel_requested,omitempty"`

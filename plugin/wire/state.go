@@ -30,7 +30,7 @@ var transitions = map[State][]State{
 	StateRequested:        {StatePlanning, StateCancelled, StateExpired, StateDenied, StateFailed},
 	StatePlanning:         {StateRequested, StateAwaitingApproval, StateQueued, StateDenied, StateFailed, StateCancelled, StateExpired},
 	StateAwaitingApproval: {StateQueued, StateDenied, StateFailed, StateCancelled, StateExpired},
-	StateQueued:           {StateRunning, StateFailed, StateCancelled, StateExpired, StateDenied},
+	StateQueued:           {StateRunning, StateAwaitingApproval, StateFailed, StateCancelled, StateExpired, StateDenied},
 	StateRunning:          {StateVerifying, StateFailed, StateCancelled},
 	StateVerifying:        {StateSucceeded, StateFailed, StateCancelled},
 	StateSucceeded:        nil,
@@ -41,7 +41,8 @@ var transitions = map[State][]State{
 }
 
 // Next lists the states that may follow s. From planning back to requested is
-// an agent that was lost before anything happened.
+// an agent that was lost before anything happened; from queued back to
+// awaiting_approval are approvals that stopped to count before an agent came.
 func (s State) Next() []State { return transitions[s] }
 
 // CanBecome reports whether s may be followed by next.

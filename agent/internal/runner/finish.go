@@ -311,7 +311,7 @@ func (t *task) letGo(why string, o outcome) {
 	if t.end.Err() != nil {
 		return
 	}
-	if err := t.recordFinished(o, ""); err != nil {
+	if err := t.recordFinished(o, o.state); err != nil {
 		t.log.Error("the end of the work cannot be recorded", "error", err)
 	}
 	if err := t.runner.options.Journal.Delete(t.id); err != nil {

@@ -34,7 +34,7 @@ func (t *task) plan(claim wire.Claim) (outcome, error) {
 	}
 	t.log.Info("plan sent", "state", response.State, "plan_digest", response.PlanDigest)
 	if response.Claim == nil {
-		return outcome{handedOn: true}, nil
+		return outcome{handedOn: true, state: response.State}, nil
 	}
 	t.shape = plan.Shape
 	t.follow(*response.Claim)

@@ -154,6 +154,7 @@ type outcome struct {
 	// handedOn: the plan was sent and somebody else decides what follows. There is
 	// nothing to finish.
 	handedOn bool
+	state    wire.State // where it was left then
 	started  time.Time
 }
 

@@ -139,11 +139,12 @@ func aclRules(d Duty, m, accessor string) []aclRule {
 		}
 	case DutyApprover:
 		return []aclRule{
-			{"", m + "/operations", aclList},
+			{"What its groups may approve, and its own; any other id is answered like a missing one.", m + "/operations", aclList},
 			{"", m + "/operations/", aclList},
 			{"", m + "/operations/+", aclRead},
 			{"", m + "/operations/+/plan", aclRead},
-			{"", m + "/operations/+/approve", aclUpdate},
+			{"", m + "/operations/+/report", aclRead},
+			{"Whose approval counts, policies of the engine say by identity group.", m + "/operations/+/approve", aclUpdate},
 			{"", m + "/operations/+/reject", aclUpdate},
 			keys,
 			info,

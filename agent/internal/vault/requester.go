@@ -95,10 +95,28 @@ func (r *Requester) operation(ctx context.Context, call request) (wire.Operation
 	return op, nil
 }
 
+// Approve consents to the plan of that digest and returns the operation. A repeat
+// counts once.
+func (r *Requester) Approve(ctx context.Context, id, planDigest, comment string) (wire.Operation, error) {
+	return r.operation(ctx, request{
+		do: "approve operation " + id, method: http.MethodPut, path: r.path(id, "approve"), operation: id,
+		body: map[string]string{"plan_digest": planDigest, "comment": comment},
+	})
+}
+
+// Reject ends an operation that waits for approval, and returns it.
+func (r *Requester) Reject(ctx context.Context, id, reason string) (wire.Operation, error) {
+	return r.operation(ctx, request{
+		do: "reject operation " + id, method: http.MethodPut, path: r.path(id, "reject"), operation: id,
+		body: map[string]string{"reason": reason},
+	})
+}
+
 // Filter says which operations to list.
 type Filter struct {
-	State wire.State // empty: any
-	Limit int        // at most so many, 1 to 1000
+	State   wire.State // empty: any
+	Waiting bool       // only those that wait for the caller's approval
+	Limit   int        // at most so many, 1 to 1000
 }
 
 // Operations lists operations, the newest first. More says that there are older
@@ -111,6 +129,9 @@ func (r *Requester) Operations(ctx context.Context, f Filter) (operations []wire
 	query := map[string][]string{"limit": {strconv.Itoa(f.Limit)}}
 	if f.State != "" {
 		query["state"] = []string{string(f.State)}
+	}
+	if f.Waiting {
+		query["waiting"] = []string{"true"}
 	}
 	var page struct {
 		Operations []wire.Operation `json:"operations"`
