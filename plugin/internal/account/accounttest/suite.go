@@ -28,6 +28,9 @@ type Server struct {
 	Driver account.Driver
 	// Create are creation statements that make a login.
 	Create []string
+	// Bare are the same without quotes around the placeholders; nil when the product
+	// has none to leave out.
+	Bare []string
 	// Fail is a statement the server refuses.
 	Fail string
 	// Refuses names of logins that the product cannot hold, and that Create must
@@ -194,6 +197,8 @@ func Run(t *testing.T, open func(t *testing.T) Server) {
 			require.False(t, server.Exists(t, name), name)
 		}
 	})
+
+	t.Run("nothing hostile breaks out or goes lost", func(t *testing.T) { hostile(t, server, until) })
 
 	t.Run("many at once", func(t *testing.T) {
 		var group sync.WaitGroup

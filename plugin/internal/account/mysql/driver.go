@@ -275,8 +275,8 @@ func timestamp(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05-
 // says Ambiguous. A user that exists already is refused and left alone.
 func (d *Driver) Create(ctx context.Context, req account.CreateRequest) error {
 	const op = "create"
-	if req.Username == "" {
-		return &account.Error{Op: op, Code: wire.CodeInvalid, Reason: "the user name is empty"}
+	if err := checkName(op, req.Username); err != nil {
+		return err
 	}
 	if err := account.CheckBinding(req, true); err != nil {
 		return err
@@ -307,6 +307,24 @@ func (d *Driver) Create(ctx context.Context, req account.CreateRequest) error {
 		}
 		return d.undo(ctx, op, req.Username, err)
 	})
+}
+
+// checkName refuses names the server would not keep as they are: it cuts off blanks
+// at the end, so the user would have another name and not be found to be ended, and
+// its table of users takes no character above U+FFFF.
+func checkName(op, name string) error {
+	reason := ""
+	switch {
+	case name == "":
+		reason = "the user name is empty"
+	case strings.HasSuffix(name, " "):
+		reason = "the user name ends with a blank, which the server cuts off"
+	case strings.ContainsFunc(name, func(c rune) bool { return c > 0xffff }):
+		reason = "the user name holds a character above U+FFFF, which the server's table of users cannot"
+	default:
+		return nil
+	}
+	return &account.Error{Op: op, Code: wire.CodeInvalid, Reason: reason}
 }
 
 // unsent marks a failure before anything was changed.

@@ -107,6 +107,7 @@ func TestDriver_Conformance(t *testing.T) {
 				return accounttest.Server{
 					Driver:      account.Sanitize(open(t, config), config.Password),
 					Create:      []string{createLogin},
+					Bare:        []string{`CREATE USER {{name}}@'%' IDENTIFIED BY {{password}}`},
 					Fail:        `GRANT no_such_role TO '{{name}}'@'%'`,
 					Unreachable: account.Sanitize(open(t, dead), config.Password),
 					Login: func(ctx context.Context, username, password string) (accounttest.Session, error) {

@@ -154,6 +154,9 @@ func (d *Driver) Create(ctx context.Context, req account.CreateRequest) error {
 	if err := account.CheckBinding(req, false); err != nil {
 		return err
 	}
+	if err := checkPassword(op, req.Password); err != nil {
+		return err
+	}
 	password := req.Password.Reveal()
 	if password != "" && d.config.PasswordAuthentication != Plain {
 		// Before a session is taken: it costs a millisecond of processor time.
@@ -194,6 +197,15 @@ func (d *Driver) Create(ctx context.Context, req account.CreateRequest) error {
 	return d.with(ctx, op, statementTimeout, func(ctx context.Context, conn *pgx.Conn) error {
 		return exec(ctx, conn, text.b.String())
 	})
+}
+
+// checkPassword refuses a password that no client could send: a verifier can be
+// made of one, but a NUL byte ends it on the way.
+func checkPassword(op string, password wire.Secret) error {
+	if strings.Contains(password.Reveal(), "\x00") {
+		return &account.Error{Op: op, Code: wire.CodeInvalid, Reason: "the password holds a NUL byte"}
+	}
+	return nil
 }
 
 // renderScript renders statements into one script.

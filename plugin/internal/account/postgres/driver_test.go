@@ -70,6 +70,7 @@ func TestDriver_Conformance(t *testing.T) {
 				return accounttest.Server{
 					Driver:      account.Sanitize(open(t, p, config), config.Password),
 					Create:      []string{createLogin},
+					Bare:        []string{`CREATE ROLE {{name}} LOGIN PASSWORD {{password}} VALID UNTIL {{expiration}}`},
 					Fail:        `GRANT no_such_role TO "{{name}}"`,
 					Unreachable: account.Sanitize(open(t, p, dead), config.Password),
 					Login: func(ctx context.Context, username, password string) (accounttest.Session, error) {

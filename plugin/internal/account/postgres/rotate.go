@@ -24,6 +24,9 @@ func (d *Driver) Rotate(ctx context.Context, req account.RotateRequest) error {
 		}
 		statements = []string{defaultRotation}
 	}
+	if err := checkPassword(op, req.Password); err != nil {
+		return err
+	}
 	password := req.Password.Reveal()
 	if password != "" && d.config.PasswordAuthentication != Plain {
 		verifier, err := scramVerifierOf(password, iterationsOf(req.Iterations))
