@@ -16,6 +16,7 @@ var refusalTypes = map[wire.Code]wire.EventType{
 	wire.CodeDenied:           wire.EventAccessDenied,
 	wire.CodeNoIdentity:       wire.EventAccessDenied,
 	wire.CodeUnclassified:     wire.EventAccessDenied,
+	wire.CodeLocked:           wire.EventAccessDenied,
 	wire.CodeSameDatabase:     wire.EventAccessDenied,
 	wire.CodeProtectedTarget:  wire.EventAccessDenied,
 	wire.CodeNotYourOperation: wire.EventUnauthorized,

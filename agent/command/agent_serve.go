@@ -75,8 +75,9 @@ func serveAgent(ctx context.Context, c config.Config, version string, log hclog.
 		}
 		return err
 	}
+	facts := audit.NewFacts(work, watch.Ready, log)
 	worker := runner.New(runner.Options{
-		MaxOperations: c.MaxOperations, Vault: work, Events: sink, Audit: watch, Journal: book, Sandbox: box,
+		MaxOperations: c.MaxOperations, Vault: work, Events: sink, Audit: watch, Facts: facts, Journal: book, Sandbox: box,
 		Connect: connect, Planners: planners(), Log: log,
 	})
 
@@ -84,7 +85,7 @@ func serveAgent(ctx context.Context, c config.Config, version string, log hclog.
 	background, end := context.WithCancel(context.WithoutCancel(ctx))
 	var services sync.WaitGroup
 	for _, service := range []func(context.Context){
-		session.Run, sink.Run, watch.Run,
+		session.Run, sink.Run, watch.Run, facts.Run,
 		func(ctx context.Context) { feedWatchdog(ctx, worker.Alive, log) },
 	} {
 		services.Go(func() { service(background) })

@@ -23,6 +23,7 @@ type Options struct {
 	Vault         Vault
 	Events        Events
 	Audit         Audit
+	Facts         Facts // nil: others fetch them
 	Journal       Journal
 	Sandbox       sandbox.Sandbox
 	Connect       Connect
@@ -166,6 +167,9 @@ func (r *Runner) pollOnce(ctx context.Context) (time.Duration, error) {
 	first := r.polled.Swap(time.Now().UnixNano()) == 0
 	if err := r.options.Events.Observe(response.Chain, asked); err != nil {
 		r.log.Error("cannot align the event chain", "error", err)
+	}
+	if response.Facts != "" && r.options.Facts != nil {
+		r.options.Facts.Wake()
 	}
 	r.drop(request.Held, response.Drop)
 	for _, id := range response.Cancel {

@@ -44,6 +44,12 @@ type Audit interface {
 	Await(ctx context.Context, patience time.Duration) error
 }
 
+// Facts fetches what the plugin wants to see in audit devices.
+type Facts interface {
+	// Wake says that there are some now. It does not wait.
+	Wake()
+}
+
 // Journal is the durable record of what this host does.
 type Journal interface {
 	Put(e journal.Entry) error
