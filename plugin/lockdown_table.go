@@ -77,6 +77,8 @@ var lockdownTable = map[string]lockdownRule{
 	"all/operations/:id/receipt": {opsRead, opsNone},
 	"all/operations/:id/cancel":  {opsUpdate, opsNone},
 	"chains":                     {opsRead, opsNone},
+	"facts":                      {opsRead, opsNone},
+	"facts/ack":                  {opsUpdate, opsNone},
 	"keys":                       {opsRead, opsNone},
 	"keys/rotate":                {opsNone, opsUpdate},
 	"posture":                    {opsRead, opsNone},
@@ -86,6 +88,7 @@ var lockdownTable = map[string]lockdownRule{
 
 	"agents":                           {opsList, opsNone},
 	"agents/:name":                     {opsRead, opsChange},
+	"agents/:name/facts":               {slices.Concat(opsRead, opsUpdate), opsNone},
 	"agents/:name/poll":                {opsUpdate, opsNone}, // gives no claims, takes them back
 	"agents/:name/operations/:id/plan": {opsNone, opsUpdate},
 	"agents/:name/operations/:id/accounts/:side":         {opsNone, opsUpdate},
