@@ -2,6 +2,7 @@ package vault
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
@@ -11,8 +12,13 @@ import (
 // policy, so that duties can be given to different people.
 type Duty string
 
-// The duties. DutyAgent is the one no person has.
+// The duties. DutyAgent is the one no person has. DutyAdmin, DutyDeveloper and
+// DutyAnalyst are put together from the others, for sites where one person does
+// much: the roles of AIShell's guide, of which the fourth is DutyOperator.
 const (
+	DutyAdmin           Duty = "admin"
+	DutyDeveloper       Duty = "developer"
+	DutyAnalyst         Duty = "analyst"
 	DutyRequester       Duty = "requester"
 	DutyApprover        Duty = "approver"
 	DutyOperator        Duty = "operator"
@@ -26,7 +32,8 @@ const (
 // Duties lists every duty, in the order they are shown.
 func Duties() []Duty {
 	return []Duty{
-		DutyRequester, DutyApprover, DutyOperator, DutyAuditor, DutyConnectionAdmin, DutyPolicyAdmin, DutyResponder, DutyAgent,
+		DutyAdmin, DutyDeveloper, DutyAnalyst, DutyRequester, DutyApprover, DutyOperator, DutyAuditor,
+		DutyConnectionAdmin, DutyPolicyAdmin, DutyResponder, DutyAgent,
 	}
 }
 
@@ -91,6 +98,12 @@ func dutyNames() string {
 
 func dutyPurpose(d Duty) string {
 	switch d {
+	case DutyAdmin:
+		return "does what operators, connection admins, policy admins and auditors do; reads no data and approves nothing."
+	case DutyDeveloper:
+		return "asks for operations, and gets logins that read and write."
+	case DutyAnalyst:
+		return "gets logins that read."
 	case DutyRequester:
 		return "asks for operations and follows its own."
 	case DutyApprover:
@@ -119,14 +132,53 @@ var (
 	aclManage = []string{"create", "read", "update", "delete", "list"}
 )
 
+// mergeRules puts rules together: each path once, with all that any of them grants.
+func mergeRules(sets ...[]aclRule) []aclRule {
+	var all []aclRule
+	at := make(map[string]int)
+	for _, rule := range slices.Concat(sets...) {
+		i, known := at[rule.path]
+		if !known {
+			at[rule.path] = len(all)
+			rule.capabilities = slices.Clone(rule.capabilities)
+			all = append(all, rule)
+			continue
+		}
+		for _, capability := range rule.capabilities {
+			if !slices.Contains(all[i].capabilities, capability) {
+				all[i].capabilities = append(all[i].capabilities, capability)
+			}
+		}
+	}
+	return all
+}
+
 // aclRules is nil for an unknown duty.
 func aclRules(d Duty, m, accessor string) []aclRule {
 	info := aclRule{path: m + "/info", capabilities: aclRead}
 	keys := aclRule{"Public keys of receipts.", m + "/keys", aclRead}
+	// ACL paths match by their beginning, so what a role may do begins its name.
+	readonly := aclRule{"Logins of roles that are named for what they give.", m + "/creds/readonly-*", aclRead}
 	switch d {
+	case DutyAdmin:
+		return mergeRules(
+			aclRules(DutyOperator, m, accessor), aclRules(DutyConnectionAdmin, m, accessor),
+			aclRules(DutyPolicyAdmin, m, accessor), aclRules(DutyAuditor, m, accessor),
+		)
+	case DutyDeveloper:
+		return mergeRules(
+			aclRules(DutyRequester, m, accessor), aclRules(DutyAnalyst, m, accessor),
+			[]aclRule{{"", m + "/creds/readwrite-*", aclRead}},
+		)
+	case DutyAnalyst:
+		return []aclRule{readonly, info}
 	case DutyRequester:
 		return []aclRule{
 			{"Asking. Which source and target, policies of the engine decide.", m + "/clone/+/+", aclUpdate},
+			{"", m + "/merge/+/+", aclUpdate},
+			{"", m + "/migrate/+/+", aclUpdate},
+			{"", m + "/backup/+", aclUpdate},
+			{"", m + "/restore/+/+", aclUpdate},
 			{"Its own operations; a foreign id is answered like a missing one.", m + "/operations", aclList},
 			{"", m + "/operations/", aclList},
 			{"", m + "/operations/+", aclRead},
@@ -155,7 +207,12 @@ func aclRules(d Duty, m, accessor string) []aclRule {
 			{"What Vault does not audit by itself, where no agent acknowledges it.", m + "/facts", aclRead},
 			{"", m + "/facts/ack", aclUpdate},
 			{"", m + "/roles/*", aclManage},
+			{"", m + "/static-roles/*", aclManage},
+			{"Rotating credentials and sessions now.", m + "/rotate-root/+", aclUpdate},
+			{"", m + "/rotate-role/+", aclUpdate},
+			{"", m + "/rotate-all/+", aclUpdate},
 			{"", m + "/reset/+", aclUpdate},
+			{"", m + "/reload/+", aclUpdate},
 			{"", m + "/agents", []string{"list"}},
 			{"", m + "/agents/", []string{"list"}},
 			{"An agent's settings, not its work protocol below.", m + "/agents/+", aclManage},
@@ -181,6 +238,7 @@ func aclRules(d Duty, m, accessor string) []aclRule {
 			{"What Vault does not audit by itself.", m + "/facts", aclRead},
 			{"", m + "/config/*", aclList},
 			{"", m + "/roles/*", aclList},
+			{"", m + "/static-roles/*", aclList},
 			{"", m + "/connections/*", aclList},
 			{"", m + "/policies/*", aclList},
 			{"", m + "/agents", []string{"list"}},

@@ -26,6 +26,10 @@ path "dbops/roles/*" {
   capabilities = ["read", "list"]
 }
 
+path "dbops/static-roles/*" {
+  capabilities = ["read", "list"]
+}
+
 path "dbops/connections/*" {
   capabilities = ["read", "list"]
 }

@@ -18,7 +18,28 @@ path "dbops/roles/*" {
   capabilities = ["create", "read", "update", "delete", "list"]
 }
 
+path "dbops/static-roles/*" {
+  capabilities = ["create", "read", "update", "delete", "list"]
+}
+
+# Rotating credentials and sessions now.
+path "dbops/rotate-root/+" {
+  capabilities = ["create", "update"]
+}
+
+path "dbops/rotate-role/+" {
+  capabilities = ["create", "update"]
+}
+
+path "dbops/rotate-all/+" {
+  capabilities = ["create", "update"]
+}
+
 path "dbops/reset/+" {
+  capabilities = ["create", "update"]
+}
+
+path "dbops/reload/+" {
   capabilities = ["create", "update"]
 }
 

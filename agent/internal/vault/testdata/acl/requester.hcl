@@ -5,6 +5,22 @@ path "dbops/clone/+/+" {
   capabilities = ["create", "update"]
 }
 
+path "dbops/merge/+/+" {
+  capabilities = ["create", "update"]
+}
+
+path "dbops/migrate/+/+" {
+  capabilities = ["create", "update"]
+}
+
+path "dbops/backup/+" {
+  capabilities = ["create", "update"]
+}
+
+path "dbops/restore/+/+" {
+  capabilities = ["create", "update"]
+}
+
 # Its own operations; a foreign id is answered like a missing one.
 path "dbops/operations" {
   capabilities = ["read", "list"]
