@@ -31,6 +31,7 @@ parts: ## get or make what the tests need: Docker, images, Vault
 		image=$$(scripts/ensure-image $$part) || exit 1; echo "$$part: $$image"; \
 	done
 	@vault=$$(scripts/ensure-vault) || exit 1; echo "vault: $$vault"
+	@promtool=$$(scripts/ensure-promtool) || exit 1; echo "promtool: $$promtool"
 
 fmt: ## format the code
 	$(LINT) fmt

@@ -148,7 +148,9 @@ func (b *backend) issueAccount(ctx context.Context, s logical.Storage, r account
 		return issuedAccount{}, err
 	}
 	// A caller that goes away must not leave open whether the login was made.
+	began := time.Now()
 	err = b.createLogin(context.WithoutCancel(ctx), c, role, driver, request)
+	b.metrics.accountIssued(c.product.engine, r.OperationID, time.Since(began), err)
 	if err == nil && ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
@@ -345,7 +347,9 @@ func (b *backend) endRecord(ctx context.Context, s logical.Storage, recordID str
 		b.accounts.index.remove(recordID)
 		return nil
 	}
-	if err := b.endLogin(ctx, s, record); err != nil {
+	err = b.endLogin(ctx, s, record)
+	b.metrics.accountEnded(err)
+	if err != nil {
 		return errors.Join(err, b.retryLater(ctx, s, record, err))
 	}
 	if err := b.noteAccountEnded(ctx, s, record); err != nil {

@@ -190,6 +190,13 @@ func (x *accountIndex) remove(id string) {
 	}
 }
 
+// size is the number of records.
+func (x *accountIndex) size() int {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return len(x.entries)
+}
+
 // attempts is how often ending the account has failed.
 func (x *accountIndex) attempts(id string) int {
 	x.mu.Lock()

@@ -85,6 +85,7 @@ type backend struct {
 	receipts receiptWork
 	looks    *looks // what was seen on servers, for posture
 	lockdown *lockdown
+	metrics  *metrics
 }
 
 var _ logical.Backend = (*backend)(nil)
@@ -106,7 +107,7 @@ func newBackend(version string, now func() time.Time) *backend {
 	b.staticRoles = newCache(loadStaticRole, func(*staticRole) {})
 	b.rotations, b.rotationLocks = newRotationQueue(b), newKeyLocks()
 	b.ops, b.facts = newOperationState(b), newFactBook()
-	b.looks = newLooks(b)
+	b.looks, b.metrics = newLooks(b), newMetrics(version)
 	b.Backend = &framework.Backend{
 		Help:           strings.TrimSpace(backendHelp),
 		BackendType:    logical.TypeLogical,
@@ -140,6 +141,7 @@ func (b *backend) paths() []*framework.Path {
 	paths = append(paths, b.operationPaths()...)
 	paths = append(paths, b.keyPaths()...)
 	paths = append(paths, b.posturePaths()...)
+	paths = append(paths, b.metricsPaths()...)
 	return paths
 }
 

@@ -20,6 +20,8 @@
 //	revocations/:id    logins that could not be ended yet
 //	keys               public keys of receipts; keys/rotate signs with a new one
 //	lockdown unlock    stop everything, and what is left of it
+//	posture            what is weak; posture/:connection is one connection's
+//	metrics            Prometheus' text format
 //	info               versions
 //
 // # Storage

@@ -33,6 +33,7 @@ func (b *backend) answer(req *logical.Request, resp *logical.Response, err error
 	if errors.As(err, &refusal) {
 		refusal = withoutPersonal(refusal)
 		b.noteRefusal(req, refusal)
+		b.metrics.refused(refusal)
 		coded := logical.CodedError(refusal.Code.Info().HTTP, refusal.Error())
 		if wait, ok := retryAfter(refusal, b.now()); ok {
 			return &logical.Response{Headers: map[string][]string{"Retry-After": {wait}}}, coded

@@ -357,6 +357,7 @@ func (b *backend) updateOperation(ctx context.Context, s logical.Storage, id str
 	if err := b.storeOperation(ctx, s, next); err != nil {
 		return nil, err
 	}
+	b.metrics.moved(current, next, b.now())
 	return next, nil
 }
 

@@ -285,6 +285,7 @@ func (b *backend) decideAgain(r *operationRecord, sides *operationSides, estimat
 	ask.Estimates = estimates
 	set := b.ops.policySet()
 	decision := fulfillable(set.Evaluate(ask, b.now()))
+	b.metrics.decided(decision)
 	pinned := &pins{
 		SourceConfig: sides.source.config, TargetConfig: sides.target.config, PolicyVersions: policyVersions(set.Policies(), decision.Policies),
 	}

@@ -169,6 +169,7 @@ func (b *backend) requestOperation(ctx context.Context, s logical.Storage, who c
 		Source: []policy.Connection{{Name: op.Source}}, Target: []policy.Connection{{Name: op.Target}},
 	}
 	if d, foreclosed := b.ops.policySet().Foreclosed(named); foreclosed {
+		b.metrics.decided(d)
 		return nil, refusal(d)
 	}
 	sides, err := b.operationSides(ctx, s, op)
@@ -210,6 +211,7 @@ func (b *backend) requestOperation(ctx context.Context, s logical.Storage, who c
 		o.admit(r.admission())
 	}
 	o.mu.Unlock()
+	b.metrics.decided(op.Decision)
 	if !op.Decision.Allowed {
 		return nil, refusal(op.Decision)
 	}
@@ -222,6 +224,7 @@ func (b *backend) requestOperation(ctx context.Context, s logical.Storage, who c
 	o.mu.Lock()
 	o.place(r)
 	o.mu.Unlock()
+	b.metrics.requested.WithLabelValues(string(op.Kind)).Inc()
 	return r, nil
 }
 

@@ -105,6 +105,7 @@ func (b *backend) pathPolicyWrite(ctx context.Context, req *logical.Request, d *
 	b.ops.mu.Lock()
 	b.ops.policies[name], b.ops.compiled = p, nil
 	b.ops.mu.Unlock()
+	b.metrics.changes.Inc()
 	return nil, nil
 }
 
@@ -122,6 +123,7 @@ func (b *backend) pathPolicyDelete(ctx context.Context, req *logical.Request, d 
 	delete(b.ops.policies, name)
 	b.ops.compiled = nil
 	b.ops.mu.Unlock()
+	b.metrics.changes.Inc()
 	return nil, nil
 }
 

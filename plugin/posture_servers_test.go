@@ -82,7 +82,7 @@ func (m *engine) classify(name string) {
 func TestPosture_WeakPostgres(t *testing.T) {
 	t.Parallel()
 	p := testenv.Postgres(t, testenv.PostgresOptions{
-		Conf: []string{"password_encryption = 'md5'", "log_connections = off", "log_disconnections = off"},
+		Conf:    []string{"password_encryption = 'md5'", "log_connections = off", "log_disconnections = off"},
 		HBAOnly: true, HBA: []string{
 			"local all all trust", "host shop guest 10.0.0.0/8 trust", "host shop legacy 10.1.0.0/16 password", "host all all all scram-sha-256",
 		},

@@ -239,6 +239,7 @@ func (b *backend) rotateBegun(ctx context.Context, s logical.Storage, r *staticR
 		connection: c, username: r.Username, statements: r.RotationStatements, iterations: iterations,
 		old: r.Credential, next: begun.Credential, repeated: repeated, self: r.SelfManaged,
 	}.apply(ctx)
+	b.metrics.rotated(staticRoleKey(r.Name), err)
 	if err != nil {
 		err = c.explainRotation(r.Username, r.SelfManaged, err)
 		if unchanged {

@@ -135,6 +135,7 @@ func (b *backend) applyRoot(ctx context.Context, s logical.Storage, c *connectio
 		connection: c, username: begun.Username, statements: c.RootRotationStatements, iterations: iterations,
 		old: storedCredential{Password: c.Secrets[detailPassword]}, next: begun.Credential, repeated: repeated, self: true,
 	}.apply(ctx)
+	b.metrics.rotated(rootKey(c.Name), err)
 	if err != nil {
 		err = c.explain(err)
 		if unchanged {

@@ -26,11 +26,13 @@ const (
 	PartRedis    Part = "redis"
 	// PartTools is the image the agent's worker stands on: pg_dump and friends.
 	PartTools Part = "tools"
+	// PartPromtool is Prometheus' program that checks metrics and rules.
+	PartPromtool Part = "promtool"
 )
 
 // Parts lists every part.
 func Parts() []Part {
-	return []Part{PartDocker, PartVault, PartPostgres, PartMariaDB, PartRedis, PartTools}
+	return []Part{PartDocker, PartVault, PartPostgres, PartMariaDB, PartRedis, PartTools, PartPromtool}
 }
 
 // Require makes sure the parts are here, getting or making them if it can. A part
@@ -48,7 +50,7 @@ func Require(t TB, parts ...Part) {
 // configured official one or the locally made one.
 func Image(t TB, part Part) string {
 	t.Helper()
-	if part == PartDocker || part == PartVault {
+	if part == PartDocker || part == PartVault || part == PartPromtool {
 		t.Fatalf("testenv: %s is no image", part)
 	}
 	image, err := locate(part)
@@ -56,6 +58,16 @@ func Image(t TB, part Part) string {
 		missing(t, part, err)
 	}
 	return image
+}
+
+// Promtool returns the path of Prometheus' promtool.
+func Promtool(t TB) string {
+	t.Helper()
+	path, err := locate(PartPromtool)
+	if err != nil {
+		missing(t, PartPromtool, err)
+	}
+	return path
 }
 
 // missing skips or fails the test; it does not return.
@@ -106,6 +118,8 @@ func locate(part Part) (string, error) {
 			l.where, l.err = script("ensure-docker")
 		case PartVault:
 			l.where, l.err = script("ensure-vault")
+		case PartPromtool:
+			l.where, l.err = script("ensure-promtool")
 		default:
 			l.where, l.err = script("ensure-image", string(part))
 		}

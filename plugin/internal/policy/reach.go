@@ -48,8 +48,13 @@ func writing() []wire.Kind {
 	return slices.DeleteFunc(slices.Clone(wire.Kinds()), func(kind wire.Kind) bool { return kind == wire.KindBackup })
 }
 
-// Unguarded reports whether none of the three guards of the seed's levels is on,
-// which of them only minimum does.
-func (p Policy) Unguarded() bool {
-	return !p.RequireAuthentication && !p.EnableNetworkIsolation && !p.AuditOperations
+// Rules lists the rules that a refusal can name.
+func Rules() []string {
+	return []string{
+		RuleRequireAuthentication, RuleAllowCrossEngineOperations, RuleEnableNetworkIsolation, RuleAuditOperations,
+		RuleMaxOperationsPerHour, RuleAllowedOperations, RuleMaxOperationsPerHourSource, RuleMaxOperationsPerHourTarget,
+		RuleMaxOperationsPerHourMount, RuleMaxConcurrent, RuleMaxDuration, RuleMaxBytes, RuleMaxRows, RuleAllowedHours,
+		RuleRequireTLS, RuleAllowProtectedTarget, RuleAllowCrossZone, RuleAgents, RuleApprovals, RuleMask, RuleUndecidedColumns,
+		RulePreview, RuleCloneTTL, RuleLabels, RuleDefaultDeny, RuleSameDatabase, RuleServerIdentity,
+	}
 }

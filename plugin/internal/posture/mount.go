@@ -61,7 +61,7 @@ func mountChecks() []Check {
 		{"audit_untuned", wire.RiskHigh, "the mount hides events from the audit devices", "run dbops setup, or the vault secrets tune of README, audit", 0},
 		{"audit_single", wire.RiskLow, "there is one audit device: whoever stops it stops everything, and whoever alters its file alters the only copy", "enable a second one that ships elsewhere", 0},
 		{"policy_none", wire.RiskLow, "there is no policy, so every operation is refused", "vault write dbops/policies/<name> …", 0},
-		{"policy_minimum", wire.RiskHigh, "a policy is at the level minimum: no authentication, no network isolation, no audit", "set require_authentication, enable_network_isolation and audit_operations", 60},
+		{"policy_minimum", wire.RiskHigh, "a policy is at the level minimum", "set require_authentication, enable_network_isolation and audit_operations", 60},
 		{"protected_unapproved", wire.RiskHigh, "operations may write to production (protected, or label env=prod) without anybody's approval", "ask for approvals in the policies that are named, or let none write there", 0},
 		{"unclassified", wire.RiskMedium, "a connection lacks labels that policies mention, so no operation may use it", "write the labels in connections/<name>", 0},
 		{"root_never_rotated", wire.RiskMedium, "the engine's own password is still the one that a person gave it", "vault write -f dbops/rotate-root/<name>", 0},
@@ -86,9 +86,9 @@ func (m Mount) Findings() []wire.Finding {
 		all = append(all, r.findings...)
 	}
 	for _, p := range m.Policies {
-		if p.Unguarded() {
+		if score, band := p.Score(); band == policy.PresetMinimum {
 			r := about(wire.SubjectPolicy, p.Name)
-			r.add("policy_minimum", "require_authentication, enable_network_isolation and audit_operations are false")
+			r.add("policy_minimum", "its rules score %d of %d", score, policy.MaxScore)
 			all = append(all, r.findings...)
 		}
 	}

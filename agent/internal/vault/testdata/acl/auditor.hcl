@@ -66,6 +66,10 @@ path "dbops/posture/+" {
   capabilities = ["read"]
 }
 
+path "dbops/metrics" {
+  capabilities = ["read"]
+}
+
 # Public keys of receipts.
 path "dbops/keys" {
   capabilities = ["read"]
