@@ -127,6 +127,7 @@ var matrix = []reach{
 	// Looking after it all.
 	{path: "posture", read: []string{adm, opr, aud}},
 	{path: "posture/none", read: []string{adm, opr, aud}},
+	{path: "metrics", read: []string{adm, opr, aud}},
 	{path: "chains", read: []string{adm, aud}},
 	{path: "facts", read: []string{adm, opr, aud}},
 	{path: "facts/ack", write: []string{adm, opr}},

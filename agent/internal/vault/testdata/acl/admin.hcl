@@ -86,6 +86,10 @@ path "dbops/posture/+" {
   capabilities = ["read"]
 }
 
+path "dbops/metrics" {
+  capabilities = ["read"]
+}
+
 # Reading along, not changing.
 path "dbops/connections/*" {
   capabilities = ["read", "list", "create", "update", "delete"]
