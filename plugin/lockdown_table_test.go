@@ -17,7 +17,7 @@ import (
 // served lists the operations a path serves.
 func served(p *framework.Path) []logical.Operation {
 	found := map[logical.Operation]bool{}
-	for operation := range p.Callbacks {
+	for operation := range p.Callbacks { //nolint:staticcheck // the hot paths use it, see backend.go
 		found[operation] = true
 	}
 	for operation := range p.Operations {

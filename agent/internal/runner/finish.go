@@ -209,14 +209,14 @@ func (t *task) recordSwitched() error {
 
 func (t *task) finishRequest(o outcome, cleanupNeeded bool) (wire.FinishRequest, error) {
 	request := wire.FinishRequest{Fence: t.current().Fence, Outcome: wire.StateSucceeded, CleanupNeeded: cleanupNeeded}
-	failed := o.err != nil
-	if failed {
+	if o.err != nil {
 		request.Outcome = wire.StateFailed
 		if o.err.Code == wire.CodeCancelled {
 			request.Outcome = wire.StateCancelled
 		}
 		request.Code, request.Reason, request.Hint, request.Step = o.err.Code, o.err.Reason, o.err.Hint, o.err.Step
 	}
+	failed := request.Outcome != wire.StateSucceeded
 	report := operation.Report{Tables: []operation.TableReport{}, DurationsMS: map[wire.Step]int64{}}
 	switch {
 	case !failed && o.report != nil:

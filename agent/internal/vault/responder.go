@@ -90,13 +90,16 @@ func (r *Responder) leasesBelow(ctx context.Context, prefix string) (int, error)
 	return count, nil
 }
 
+// missing reports whether err says that there is no such thing.
+func missing(err error) bool { return err != nil && CodeOf(err) == wire.CodeNotFound }
+
 // names lists what stands below a path; nothing there is no error.
 func (r *Responder) names(ctx context.Context, do, path string) ([]string, error) {
 	var listed struct {
 		Keys []string `json:"keys"`
 	}
 	_, err := r.client.doAs(ctx, request{do: do, method: "LIST", path: path}, &listed)
-	if CodeOf(err) == wire.CodeNotFound && err != nil {
+	if missing(err) {
 		return nil, nil
 	}
 	return listed.Keys, err
@@ -107,7 +110,7 @@ func (r *Responder) names(ctx context.Context, do, path string) ([]string, error
 func (r *Responder) Read(ctx context.Context, path string) (json.RawMessage, error) {
 	var data json.RawMessage
 	_, err := r.client.doAs(ctx, request{do: "read " + path, method: http.MethodGet, path: string(r.client.mount) + "/" + path}, &data)
-	if CodeOf(err) == wire.CodeNotFound && err != nil {
+	if missing(err) {
 		return nil, nil
 	}
 	return data, err
@@ -170,7 +173,7 @@ func (r *Responder) Operations(ctx context.Context, since time.Time) ([]json.Raw
 // digest Vault recorded; found is false when there is none.
 func (r *Responder) Text(ctx context.Context, id, what string) (text string, found bool, err error) {
 	text, _, err = NewOverseer(r.client).text(ctx, id, what)
-	if CodeOf(err) == wire.CodeNotFound && err != nil {
+	if missing(err) {
 		return "", false, nil
 	}
 	return text, err == nil, err

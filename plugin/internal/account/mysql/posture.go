@@ -139,11 +139,11 @@ func accountList(ctx context.Context, s *session) ([]posture.MySQLAccount, error
 	const head = "SELECT User, Host, plugin, ssl_type <> '', Super_priv = 'Y', "
 	const tail = " FROM mysql.user WHERE Host <> '' ORDER BY User, Host LIMIT 2000"
 	// An account that needs a certificate of a certain subject needs no password.
-	const password = "ssl_type NOT IN ('X509', 'SPECIFIED') AND plugin IN ('', 'mysql_native_password', 'mysql_old_password', 'sha256_password', 'caching_sha2_password', 'ed25519') AND authentication_string = ''"
+	const none = "ssl_type NOT IN ('X509', 'SPECIFIED') AND plugin IN ('', 'mysql_native_password', 'mysql_old_password', 'sha256_password', 'caching_sha2_password', 'ed25519') AND authentication_string = ''"
 	var err error
 	for _, columns := range []string{
-		password + ", account_locked = 'Y'", // MySQL
-		password + " AND Password = '', 0",  // MariaDB
+		none + ", account_locked = 'Y'", // MySQL
+		none + " AND Password = '', 0",  // MariaDB
 	} {
 		var accounts []posture.MySQLAccount
 		if accounts, err = readAccounts(ctx, s, head+columns+tail); err == nil {
