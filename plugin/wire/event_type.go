@@ -86,7 +86,7 @@ const (
 	EventSuspicious        EventType = "suspicious_activity"         // a login of ours that nobody knows of
 	EventSessionExpired    EventType = "session_expired"             // a login was ended because its time was over
 	EventRevocationFailed  EventType = "revocation_failed"           // a login could not be ended yet
-	EventCredentialRotated EventType = "credential_rotated"          // of a static role or a connection's own login
+	EventCredentialRotated EventType = "credential_rotated"          //nolint:gosec // a word, no credential: of a static role or a connection's own login
 	EventKeyRotated        EventType = "key_rotated"                 // a key the plugin signs with
 	EventFactsLost         EventType = "facts_lost"                  // more facts than are kept
 )

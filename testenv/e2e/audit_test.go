@@ -238,7 +238,7 @@ func TestAudit_VerifyRealFile(t *testing.T) {
 			l[b1[1]], l[b1[2]] = l[b1[2]], l[b1[1]]
 			return l
 		}, "reordered", "one", "1/4", "1/5", "another order", b1[2]},
-		"tail cut": {func(l []string) []string { return l[:b1[3]-1] }, "cut", "one", "1/8", "1/9", "missing at the end", b1[2]},
+		"tail cut":            {func(l []string) []string { return l[:b1[3]-1] }, "cut", "one", "1/8", "1/9", "missing at the end", b1[2]},
 		"older file restored": {func(l []string) []string { return l[:b2[0]+1] }, "cut", stack.AgentName, "", "", "none of its events is in the files", 0},
 		"two agents' events swapped": {func(l []string) []string {
 			l[b1[2]], l[b2[2]] = swapEvents(t, l[b1[2]], l[b2[2]])
@@ -289,7 +289,9 @@ func swapEvents(t *testing.T, a, b string) (string, string) {
 	var first, second map[string]any
 	require.NoError(t, json.Unmarshal([]byte(a), &first))
 	require.NoError(t, json.Unmarshal([]byte(b), &second))
-	dataOf := func(entry map[string]any) map[string]any { return entry["request"].(map[string]any)["data"].(map[string]any) }
+	dataOf := func(entry map[string]any) map[string]any {
+		return entry["request"].(map[string]any)["data"].(map[string]any)
+	}
 	x, y := dataOf(first), dataOf(second)
 	x[wire.EventsKey], y[wire.EventsKey] = y[wire.EventsKey], x[wire.EventsKey]
 	left, err := json.Marshal(first)

@@ -243,11 +243,13 @@ func TestVerify_Tampering(t *testing.T) {
 	}{
 		"deleted": {
 			func(_ *device, l []string) []string { i := batch(1, 1); return slices.Delete(l, i, i+2) },
-			[]Kind{KindMissing}, "1/5", "1/8", int64(batch(1, 2)), "agent b: events 1/5 to 1/8: missing between event 1/4 at audit.log:4 and event 1/9 at audit.log:18",
+			[]Kind{KindMissing},
+			"1/5", "1/8", int64(batch(1, 2)), "agent b: events 1/5 to 1/8: missing between event 1/4 at audit.log:4 and event 1/9 at audit.log:18",
 		},
 		"answer deleted": {
 			func(_ *device, l []string) []string { i := batch(1, 1) + 1; return slices.Delete(l, i, i+1) },
-			[]Kind{KindMissing}, "1/5", "1/8", int64(batch(1, 2)) + 1, "missing",
+			[]Kind{KindMissing},
+			"1/5", "1/8", int64(batch(1, 2)) + 1, "missing",
 		},
 		"altered": {
 			func(_ *device, l []string) []string {
@@ -255,7 +257,8 @@ func TestVerify_Tampering(t *testing.T) {
 				l[i] = strings.Replace(l[i], escaped(`"source":"prod"`), escaped(`"source":"prob"`), 1)
 				return l
 			},
-			[]Kind{KindAltered, KindDiffers}, "1/5", "1/6", int64(batch(0, 1)) + 2, "one of the two was altered",
+			[]Kind{KindAltered, KindDiffers},
+			"1/5", "1/6", int64(batch(0, 1)) + 2, "one of the two was altered",
 		},
 		"last event altered": {
 			func(_ *device, l []string) []string {
@@ -265,7 +268,8 @@ func TestVerify_Tampering(t *testing.T) {
 				}
 				return l
 			},
-			[]Kind{KindAltered, KindDiffers}, "1/12", "1/12", int64(batch(2, 2)) + 2, "is not the one that Vault knows",
+			[]Kind{KindAltered, KindDiffers},
+			"1/12", "1/12", int64(batch(2, 2)) + 2, "is not the one that Vault knows",
 		},
 		"number altered": {
 			func(_ *device, l []string) []string {
@@ -274,7 +278,8 @@ func TestVerify_Tampering(t *testing.T) {
 				}
 				return l
 			},
-			[]Kind{KindAltered, KindAltered, KindDiffers}, "1/8", "1/4611686018427387904", int64(batch(0, 1)) + 2, "calls itself",
+			[]Kind{KindAltered, KindAltered, KindDiffers},
+			"1/8", "1/4611686018427387904", int64(batch(0, 1)) + 2, "calls itself",
 		},
 		"reordered": {
 			func(_ *device, l []string) []string {
@@ -282,7 +287,8 @@ func TestVerify_Tampering(t *testing.T) {
 				l[x], l[x+1], l[y], l[y+1] = l[y], l[y+1], l[x], l[x+1]
 				return l
 			},
-			[]Kind{KindReordered}, "1/5", "1/8", int64(batch(0, 2)) + 2, "entries were put in another order",
+			[]Kind{KindReordered},
+			"1/5", "1/8", int64(batch(0, 2)) + 2, "entries were put in another order",
 		},
 		"first two batches reordered": {
 			func(_ *device, l []string) []string {
@@ -290,19 +296,23 @@ func TestVerify_Tampering(t *testing.T) {
 				l[x], l[x+1], l[y], l[y+1] = l[y], l[y+1], l[x], l[x+1]
 				return l
 			},
-			[]Kind{KindReordered}, "1/1", "1/4", int64(batch(0, 1)) + 2, "entries were put in another order",
+			[]Kind{KindReordered},
+			"1/1", "1/4", int64(batch(0, 1)) + 2, "entries were put in another order",
 		},
 		"tail cut": {
 			func(_ *device, l []string) []string { return l[:batch(1, 2)] },
-			[]Kind{KindCut, KindCut}, "1/9", "1/12", int64(batch(1, 1)) + 2, "agent b: events 1/9 to 1/12, which Vault has taken, are missing at the end: the last one in the files is event 1/8 at audit.log:12",
+			[]Kind{KindCut, KindCut},
+			"1/9", "1/12", int64(batch(1, 1)) + 2, "agent b: events 1/9 to 1/12, which Vault has taken, are missing at the end: the last one in the files is event 1/8 at audit.log:12",
 		},
 		"everything gone": {
 			func(*device, []string) []string { return nil },
-			[]Kind{KindCut, KindCut, KindCut}, "1/1", "1/12", 0, "none of its events is in the files",
+			[]Kind{KindCut, KindCut, KindCut},
+			"1/1", "1/12", 0, "none of its events is in the files",
 		},
 		"beginning gone": {
 			func(_ *device, l []string) []string { return l[batch(0, 1):] },
-			[]Kind{KindBegins, KindBegins, KindBegins}, "1/1", "1/4", 2, "the files begin after it",
+			[]Kind{KindBegins, KindBegins, KindBegins},
+			"1/1", "1/4", 2, "the files begin after it",
 		},
 		"agents swapped": {
 			func(_ *device, l []string) []string {
@@ -311,7 +321,8 @@ func TestVerify_Tampering(t *testing.T) {
 				l[i] = strings.Replace(l[i], entityOf("a"), entityOf("b"), 1)
 				return l
 			},
-			[]Kind{KindForged, KindMissing}, "", "", int64(batch(0, 1)) + 2, `the path is that of agent b, event 1/5 is of agent "a"`,
+			[]Kind{KindForged, KindMissing},
+			"", "", int64(batch(0, 1)) + 2, `the path is that of agent b, event 1/5 is of agent "a"`,
 		},
 		"operation swapped": {
 			func(_ *device, l []string) []string {
@@ -319,7 +330,8 @@ func TestVerify_Tampering(t *testing.T) {
 				l[i] = strings.Replace(l[i], "operations/op-a/", "operations/op-b/", 1)
 				return l
 			},
-			[]Kind{KindForged, KindMissing}, "", "", int64(batch(0, 1)) + 2, `the path is that of operation op-b, event 1/5 is about "op-a"`,
+			[]Kind{KindForged, KindMissing},
+			"", "", int64(batch(0, 1)) + 2, `the path is that of operation op-b, event 1/5 is about "op-a"`,
 		},
 		"entity changed": {
 			func(_ *device, l []string) []string {
@@ -327,7 +339,8 @@ func TestVerify_Tampering(t *testing.T) {
 				l[i] = strings.Replace(l[i], entityOf("a"), "somebody", 1)
 				return l
 			},
-			[]Kind{KindForged, KindMissing}, "", "", int64(batch(0, 1)) + 2, `it came from entity "somebody"`,
+			[]Kind{KindForged, KindMissing},
+			"", "", int64(batch(0, 1)) + 2, `it came from entity "somebody"`,
 		},
 		"line cut short": {
 			func(_ *device, l []string) []string {
@@ -335,7 +348,8 @@ func TestVerify_Tampering(t *testing.T) {
 				l[i] = l[i][:len(l[i])-20]
 				return l
 			},
-			[]Kind{KindDamaged, KindMissing}, "", "", int64(batch(0, 1)) + 2, "is no entry of an audit device",
+			[]Kind{KindDamaged, KindMissing},
+			"", "", int64(batch(0, 1)) + 2, "is no entry of an audit device",
 		},
 		"hashed": {
 			func(_ *device, l []string) []string {
@@ -348,14 +362,16 @@ func TestVerify_Tampering(t *testing.T) {
 				l[i] = string(content)
 				return l
 			},
-			[]Kind{KindHidden, KindMissing}, "", "", int64(batch(0, 1)) + 2, "was not tuned",
+			[]Kind{KindHidden, KindMissing},
+			"", "", int64(batch(0, 1)) + 2, "was not tuned",
 		},
 		"unknown agent": {
 			func(d *device, l []string) []string {
 				d.send("z", []string{strings.ReplaceAll(d.batch("a", 1)[0], `"agent":"a"`, `"agent":"z"`)})
 				return append(l, d.lines[len(d.lines)-4:]...)
 			},
-			[]Kind{KindForged}, "", "", 28, "Vault knows no chain of an agent z",
+			[]Kind{KindForged},
+			"", "", 28, "Vault knows no chain of an agent z",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
