@@ -278,7 +278,7 @@ func TestAudit_VerifyRealFile(t *testing.T) {
 		require.Zero(t, status, stderr)
 		require.Equal(t, 1, strings.Count(found, "\n"), found)
 		require.Contains(t, found, `"event_type":"bulk_data_export"`)
-		found, _, _ = s.CLI(auditor, "audit", "search", "-agent=two", "-user=alice", s.Vault.AuditFile())
+		found, _, _ = s.CLI(auditor, "audit", "search", "-agent=two", "-user="+two.op.Requester.EntityID, s.Vault.AuditFile())
 		require.Equal(t, two.seq+1, strings.Count(found, "\n"), "a headline, and each event once\n%s", found)
 	})
 }
