@@ -96,7 +96,7 @@ func config(t *testing.T) Config {
 		for _, info := range left {
 			require.NoError(t, s.Clean(ctx, info.OperationID))
 		}
-		require.NoError(t, s.removeBuild(ctx, "dbops-build-"+c.AgentName))
+		require.NoError(t, s.removeBuild(ctx, s.buildName()))
 		require.NoError(t, os.RemoveAll(dir))
 	})
 	return c

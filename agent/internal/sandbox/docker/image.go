@@ -174,7 +174,7 @@ func imageDigest(binary io.ReadSeeker, baseID string) (string, error) {
 // build copies the binary into a container of the base that never runs, and
 // commits that.
 func (s *Sandbox) build(ctx context.Context, binary *os.File, baseID, path, tag, digest string) (err error) {
-	name := "dbops-build-" + s.config.AgentName
+	name := s.buildName()
 	if err := s.removeBuild(ctx, name); err != nil {
 		return err
 	}
@@ -222,6 +222,10 @@ func (s *Sandbox) build(ctx context.Context, binary *os.File, baseID, path, tag,
 	}
 	return nil
 }
+
+// buildName names the container an image is made of. Agents of one name may share a
+// host, and none may stand in the way of another, even one that died.
+func (s *Sandbox) buildName() string { return "dbops-build-" + s.config.AgentName + "-" + s.instance }
 
 // removeBuild removes what a Prepare that died left behind.
 func (s *Sandbox) removeBuild(ctx context.Context, name string) error {
