@@ -81,6 +81,7 @@ var lockdownTable = map[string]lockdownRule{
 	"facts/ack":                  {opsUpdate, opsNone},
 	"keys":                       {opsRead, opsNone},
 	"keys/rotate":                {opsNone, opsUpdate},
+	"metrics":                    {opsRead, opsNone},
 	"posture":                    {opsRead, opsNone},
 	"posture/:name":              {opsRead, opsNone},
 	"revocations":                {opsList, opsNone},

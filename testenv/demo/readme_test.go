@@ -36,11 +36,11 @@ func TestReadme_QuickStart(t *testing.T) {
 	vault, err := exec.Command(filepath.Join("..", "..", "scripts", "ensure-vault")).Output()
 	require.NoError(t, err)
 	commands := regexp.MustCompile(`(?m)^    (vault (?:write|read) dbops/(?:.*\\\n)*.*)$`).FindAllStringSubmatch(text, -1)
-	require.Len(t, commands, 14)
+	require.Len(t, commands, 16)
 	for _, command := range commands {
 		line := strings.NewReplacer(
 			"prod-db.example.com:5432", database.Address(), "sslmode=verify-full", "sslmode=disable", "<entity id>", "an-entity",
-			"<group id>", "a-group", "<id>", "op-"+strings.Repeat("0", 26), "<digest>", "sha256:0",
+			"<group id>", "a-group", "<id>", "op-"+strings.Repeat("0", 26), "<digest>", "sha256:0", "<the answered seq>", "0",
 		).Replace(command[1])
 		cmd := exec.Command("sh", "-c", line)
 		cmd.Dir = dir
