@@ -3,6 +3,7 @@ package audit
 import (
 	"context"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -25,9 +26,12 @@ type batch struct {
 func recorder(t *testing.T) (s *Sink, record func(events ...wire.Event) []batch) {
 	t.Helper()
 	p := newPlugin(t)
+	var mu sync.Mutex
 	var began time.Time
 	var sent []batch
 	p.fault = func(events []string) (error, error) {
+		mu.Lock()
+		defer mu.Unlock()
 		sent = append(sent, batch{time.Since(began), len(events), len(strings.Join(events, ""))})
 		return nil, nil
 	}
@@ -47,9 +51,13 @@ func recorder(t *testing.T) (s *Sink, record func(events ...wire.Event) []batch)
 	})
 	return s, func(events ...wire.Event) []batch {
 		t.Helper()
+		mu.Lock()
 		began, sent = time.Now(), nil
+		mu.Unlock()
 		require.NoError(t, s.Record(ctx, events...))
 		time.Sleep(3 * time.Second)
+		mu.Lock()
+		defer mu.Unlock()
 		return sent
 	}
 }

@@ -88,5 +88,8 @@ func processorTime(b *testing.B) time.Duration {
 // few allocations, whatever the number of policies.
 func TestEvaluate_Allocations(t *testing.T) {
 	set, r := policy.Compile(hundred(10)), benchmarkRequest()
-	require.LessOrEqual(t, testing.AllocsPerRun(200, func() { set.Evaluate(r, noon) }), 2.0)
+	count := testing.AllocsPerRun(200, func() { set.Evaluate(r, noon) })
+	if !raceDetector { // whose own allocations are among them; make test counts without it
+		require.LessOrEqual(t, count, 2.0)
+	}
 }
