@@ -40,10 +40,10 @@ lint: ## check formatting, style and the directions of dependencies
 	$(LINT) run $(PACKAGES)
 
 test: build parts ## run every test, on real parts
-	DBOPS_BIN_DIR=$(CURDIR)/bin $(GO) test -count=1 -timeout 20m -p 2 $(TEST_FLAGS) $(PACKAGES)
+	DBOPS_BIN_DIR=$(CURDIR)/bin $(GO) test -count=1 -timeout 30m -p 2 $(TEST_FLAGS) $(PACKAGES)
 
 race: parts ## run the tests of plugin and agent under the race detector (needs gcc)
-	CGO_ENABLED=1 $(GO) test -race -count=1 -timeout 20m -p 2 $(TEST_FLAGS) \
+	CGO_ENABLED=1 $(GO) test -race -count=1 -timeout 30m -p 2 $(TEST_FLAGS) \
 		$$($(GO) list $(PACKAGES) | grep -v /testenv)
 
 e2e: build parts ## run the end-to-end tests only
