@@ -235,6 +235,29 @@ func TestEvaluate_RetryAt(t *testing.T) {
 	require.False(t, policy.Evaluate([]policy.Policy{base()}, r, d.RetryAt.Add(-time.Nanosecond)).Allowed)
 }
 
+// Of several limits the strictest is told, whatever the policies are called, with
+// the time that satisfies all of them.
+func TestEvaluate_StrictestLimitIsTold(t *testing.T) {
+	r := ask()
+	r.History.Entity = minutesAgo(50, 40, 30, 20, 10)
+	all := []policy.Policy{base(), base(), base()}
+	for i, limit := range []int{5, 2, 4} {
+		all[i].Name, all[i].MaxOperationsPerHour = fmt.Sprintf("p%d", i), limit
+	}
+	d := policy.Evaluate(all, r, noon)
+	require.Equal(t, "p1", d.Policy)
+	require.Equal(t, noon.Add(40*time.Minute), d.RetryAt)
+	require.True(t, policy.Evaluate(all, r, d.RetryAt).Allowed)
+
+	for i, limit := range []int64{500, 20, 400} {
+		all[i].MaxBytes = limit
+	}
+	r.Estimates = &wire.Estimates{Bytes: 1000}
+	d = policy.Evaluate(all, r, noon)
+	require.Equal(t, "p1", d.Policy)
+	require.Equal(t, policy.RuleMaxBytes, d.Rule)
+}
+
 func TestValidate(t *testing.T) {
 	require.NoError(t, base().Validate())
 	for field, change := range map[string]func(*policy.Policy){

@@ -47,9 +47,9 @@ type Report struct {
 // to show what they would say.
 func (s *Set) Explain(r Request, now time.Time) (wire.Decision, []Report) {
 	decision := s.Evaluate(r, now)
-	e := &evaluation{r: r}
-	s.lookUp(e)
-	f := look(&e.r, now)
+	var f facts
+	f.look(&r, now)
+	match := s.matcher(&r)
 	reports := make([]Report, len(s.policies))
 	for i := range s.policies {
 		p := &s.policies[i]
@@ -59,7 +59,7 @@ func (s *Set) Explain(r Request, now time.Time) (wire.Decision, []Report) {
 				report.Outcome = OutcomeRefuse
 			}
 		}
-		matches, why := s.explainMatch(i, e)
+		matches, why := match(i)
 		report.Why = why
 		if !matches {
 			report.Outcome = OutcomeNoMatch
@@ -70,38 +70,36 @@ func (s *Set) Explain(r Request, now time.Time) (wire.Decision, []Report) {
 	return decision, reports
 }
 
-func (s *Set) explainMatch(at int, e *evaluation) (matches bool, why string) {
-	p, r := &s.policies[at], &e.r
-	who := r.Entity != "" && s.everybody.has(at)
-	if in := s.byEntity[r.Entity]; in != nil {
-		who = who || in.has(at)
+// matcher tells of each policy whether it speaks about the request, and why not, or
+// in which way only.
+func (s *Set) matcher(r *Request) func(at int) (matches bool, why string) {
+	none := func() members { return newMembers(len(s.policies)) }
+	all, who, what := none(), none(), none()
+	for i := range s.policies {
+		all.add(i)
 	}
-	for _, group := range r.Groups {
-		if in := s.byGroup[group]; in != nil {
-			who = who || in.has(at)
+	if r.Entity != "" {
+		s.about(r, who)
+	}
+	s.aboutKind(r.Kind, what)
+	source, firstSource, target, firstTarget := none(), none(), none(), none()
+	s.source.anyOf(r.Source, all, source, firstSource, none())
+	s.target.anyOf(r.Target, all, target, firstTarget, none())
+	return func(at int) (bool, string) {
+		switch {
+		case !who.has(at):
+			return false, "neither the entity nor a group of it is named"
+		case !what.has(at):
+			return false, "operations does not name " + string(r.Kind)
+		case !source.has(at):
+			return false, "sources and source_labels do not select the source"
+		case !target.has(at):
+			return false, "targets and target_labels do not select the target"
+		case !firstSource.has(at) || !firstTarget.has(at):
+			return true, "only by another name of the same database: it restricts and permits nothing"
 		}
+		return true, ""
 	}
-	if !who {
-		return false, "neither the entity nor a group of it is named"
-	}
-	kind := s.everyKind.has(at)
-	if in := s.byKind[r.Kind]; in != nil {
-		kind = kind || in.has(at)
-	}
-	if !kind {
-		return false, "operations does not name " + string(r.Kind)
-	}
-	source, firstSource := p.source.matches(&s.globs, e.source)
-	target, firstTarget := p.target.matches(&s.globs, e.target)
-	switch {
-	case !source:
-		return false, "sources and source_labels do not select the source"
-	case !target:
-		return false, "targets and target_labels do not select the target"
-	case !firstSource || !firstTarget:
-		return true, "only by another name of the same database: it restricts and permits nothing"
-	}
-	return true, ""
 }
 
 // explain applies every rule.
@@ -117,7 +115,7 @@ func (p *compiled) explain(f *facts) []RuleReport {
 		case !rule.set(p):
 			report.Outcome = OutcomeOff
 		case rule.live(f) && rule.refuses(p, f):
-			d := rule.refusal(p, f)
+			d := rule.refuse(p, f)
 			report.Outcome, report.Code, report.Reason, report.RetryAt = OutcomeRefuse, d.Code, d.Reason, d.RetryAt
 		case rule.name == RuleMaxBytes || rule.name == RuleMaxRows || rule.name == RuleRequireTLS:
 			report.Outcome = OutcomeObligation // goes on holding while the operation runs

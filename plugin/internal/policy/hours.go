@@ -161,7 +161,9 @@ func (h *Hours) Next(t time.Time) time.Time {
 	}
 	local := t.In(h.zone)
 	year, month, date := local.Date()
-	for ahead := range 9 { // the week, the day it began on, and one that a clock leaves out
+	// The week, the day it began on, and one that a clock leaves out; but clocks are
+	// set by a day at most, so that after one that was found it is soon over.
+	for ahead, last := 0, 8; ahead <= last; ahead++ {
 		for i := range h.windows {
 			face := time.Date(year, month, date+ahead, 0, h.windows[i].begin, 0, 0, time.UTC)
 			// The clock may be set around then: its face shows the begin twice, once
@@ -170,6 +172,9 @@ func (h *Hours) Next(t time.Time) time.Time {
 				_, offset := face.Add(around).In(h.zone).Zone()
 				try(face.Add(-time.Duration(offset) * time.Second))
 			}
+		}
+		if last == 8 && !first.IsZero() {
+			last = min(last, ahead+2)
 		}
 	}
 	for at, until := local, local.AddDate(0, 0, 9); ; {

@@ -93,6 +93,9 @@ func TestHours_NextIsTheFirstMinute(t *testing.T) {
 		{"Australia/Lord_Howe", "2026-04-04T14:55:00Z", []string{"sun 01:45-01:50"}},
 		{"Australia/Lord_Howe", "2026-10-03T12:00:00Z", []string{"sun 02:10-02:40"}},
 		{"America/New_York", "2026-11-01T03:00:00Z", []string{"01:00-01:05"}},
+		// Samoa went over the date line and had no Friday 2011-12-30.
+		{"Pacific/Apia", "2011-12-30T00:00:00Z", []string{"fri 10:00-11:00", "sat 23:00-24:00"}},
+		{"Pacific/Apia", "2011-12-29T23:00:00Z", []string{"fri 10:00-11:00", "sat 00:10-00:20"}},
 	} {
 		h := hours(t, c.zone, c.windows...)
 		from, err := time.Parse(time.RFC3339, c.from)

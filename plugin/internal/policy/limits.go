@@ -13,6 +13,8 @@ type rate struct {
 	times []time.Time
 	since time.Time // what happened then or before does not count any more
 	count int
+
+	recent []time.Time // those that count, in order; made when first needed
 }
 
 // measure counts what happened in the window before now, and returns the latest of
@@ -31,13 +33,15 @@ func measure(times []time.Time, now, latest time.Time) (rate, time.Time) {
 }
 
 // retryAt is when one more event fits under the limit, which is used up.
-func (r rate) retryAt(limit int) time.Time {
-	recent := make([]time.Time, 0, r.count)
-	for _, t := range r.times {
-		if t.After(r.since) {
-			recent = append(recent, t)
+func (r *rate) retryAt(limit int) time.Time {
+	if r.recent == nil {
+		r.recent = make([]time.Time, 0, r.count)
+		for _, t := range r.times {
+			if t.After(r.since) {
+				r.recent = append(r.recent, t)
+			}
 		}
+		slices.SortFunc(r.recent, time.Time.Compare)
 	}
-	slices.SortFunc(recent, time.Time.Compare)
-	return recent[len(recent)-limit].Add(Window)
+	return r.recent[len(r.recent)-limit].Add(Window)
 }

@@ -49,122 +49,97 @@ func (p *pattern) matches(text string) bool {
 	return true
 }
 
-// globs are the distinct patterns of a set. Policies mostly share them, so that
-// each is tried once on each text of a request.
-type globs struct {
-	patterns []pattern
-	ids      map[string]int
+// sideIndex finds the policies of a set that select a connection as one side of an
+// operation. Policies mostly share globs, so each is tried once on a connection.
+type sideIndex struct {
+	names  []sharedGlob // of connection names
+	labels []labelGlobs
 }
 
-func (g *globs) id(glob string) int {
-	id, known := g.ids[glob]
-	if !known {
-		id = len(g.patterns)
-		g.ids[glob] = id
-		g.patterns = append(g.patterns, parsePattern(glob))
+// sharedGlob is a glob of a set and the policies that have it.
+type sharedGlob struct {
+	pattern
+	policies members
+}
+
+// labelGlobs are the globs that policies hold one label's value against.
+type labelGlobs struct {
+	key   string
+	globs []sharedGlob
+}
+
+// indexSide reads one side of every policy.
+func indexSide(policies []Policy, side func(*Policy) (names []string, labels map[string]string)) sideIndex {
+	var x sideIndex
+	share := func(globs []sharedGlob, known map[string]int, glob string, policy int) []sharedGlob {
+		at, ok := known[glob]
+		if !ok {
+			at = len(globs)
+			known[glob] = at
+			globs = append(globs, sharedGlob{parsePattern(glob), newMembers(len(policies))})
+		}
+		globs[at].policies.add(policy)
+		return globs
 	}
-	return id
-}
-
-func (g *globs) all(texts []string) []int {
-	ids := make([]int, len(texts))
-	for i, text := range texts {
-		ids[i] = g.id(text)
-	}
-	return ids
-}
-
-// labelGlob is one label that must have a value like the pattern.
-type labelGlob struct {
-	key  int // its place among the label keys of the set
-	glob int
-}
-
-// labels reads the labels of a policy; keys are all of the set's, sorted.
-func (g *globs) labels(labels map[string]string, keys []string) []labelGlob {
-	all := make([]labelGlob, 0, len(labels))
-	for key, glob := range labels {
-		if at, ok := slices.BinarySearch(keys, key); ok {
-			all = append(all, labelGlob{at, g.id(glob)})
+	names, keys, values := map[string]int{}, map[string]int{}, map[string]map[string]int{}
+	for i := range policies {
+		globs, labels := side(&policies[i])
+		for _, glob := range globs {
+			x.names = share(x.names, names, glob, i)
+		}
+		for key, glob := range labels {
+			at, ok := keys[key]
+			if !ok {
+				at = len(x.labels)
+				keys[key], values[key] = at, map[string]int{}
+				x.labels = append(x.labels, labelGlobs{key: key})
+			}
+			x.labels[at].globs = share(x.labels[at].globs, values[key], glob, i)
 		}
 	}
-	return all
+	return x
 }
 
-// text is a name, or the value of a label, and what the patterns of a set said to
-// it so far.
-type text struct {
-	text string
-	said []verdict // by pattern
-}
-
-type verdict uint8
-
-const (
-	unasked verdict = iota
-	matched
-	unmatched
-)
-
-func (t *text) is(g *globs, glob int) bool {
-	if said := t.said[glob]; said != unasked {
-		return said == matched
+// named puts into chosen those among the policies whose globs match the name.
+func (x *sideIndex) named(name string, among, chosen members) {
+	clear(chosen)
+	for i := range x.names {
+		if g := &x.names[i]; g.policies.meet(among) && g.matches(name) {
+			chosen.join(g.policies)
+		}
 	}
-	return t.ask(g, glob)
+	chosen.keep(among)
 }
 
-func (t *text) ask(g *globs, glob int) bool {
-	if g.patterns[glob].matches(t.text) {
-		t.said[glob] = matched
-		return true
+// selected puts into chosen those among the policies that select the connection by
+// name and labels. A label that it lacks counts as empty.
+func (x *sideIndex) selected(c *Connection, among, chosen members) {
+	x.named(c.Name, among, chosen)
+	for i := range x.labels {
+		value := c.Labels[x.labels[i].key]
+		for j := range x.labels[i].globs {
+			if g := &x.labels[i].globs[j]; g.policies.meet(chosen) && !g.matches(value) {
+				chosen.drop(g.policies)
+			}
+		}
 	}
-	t.said[glob] = unmatched
-	return false
 }
 
-// name is one name of a database with its labels looked up: the value of each
-// label key of the set.
-type name struct {
-	name   text
-	values []text
-}
-
-// selector is what a policy selects on one side.
-type selector struct {
-	names  []int
-	labels []labelGlob
-}
-
-// matches tells whether the side has a name that is selected, and whether the
-// first one is. An operation without that side is selected.
-func (s *selector) matches(g *globs, names []name) (matched, first bool) {
+// anyOf puts into chosen those among the policies that select any name of the
+// side's database, and into asked those that select the first, which was asked for.
+// An operation without that side is selected by all. Spare is memory it may use.
+func (x *sideIndex) anyOf(names []Connection, among, chosen, asked, spare members) {
 	if len(names) == 0 {
-		return true, true
+		copy(chosen, among)
+		copy(asked, among)
+		return
 	}
-	for i := range names {
-		if s.named(g, &names[i].name) && s.labelled(g, names[i].values) {
-			return true, i == 0
-		}
+	x.selected(&names[0], among, asked)
+	copy(chosen, asked)
+	for i := range names[1:] {
+		x.selected(&names[1+i], among, spare)
+		chosen.join(spare)
 	}
-	return false, false
-}
-
-func (s *selector) named(g *globs, t *text) bool {
-	for _, glob := range s.names {
-		if t.is(g, glob) {
-			return true
-		}
-	}
-	return false
-}
-
-func (s *selector) labelled(g *globs, values []text) bool {
-	for _, label := range s.labels {
-		if !values[label.key].is(g, label.glob) {
-			return false
-		}
-	}
-	return true
 }
 
 // like matches one text once, outside of a set.

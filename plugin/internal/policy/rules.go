@@ -3,6 +3,7 @@ package policy
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -56,7 +57,10 @@ type facts struct {
 	now         time.Time
 	crossEngine bool
 	crossZone   bool
-	rates       [4]rate // as in rateRules
+
+	// rates are as in rateRules, once they were measured.
+	rates    [4]rate
+	measured bool
 
 	// face is what the clock of zone shows; policies mostly share one.
 	face face
@@ -83,27 +87,32 @@ var rateRules = [4]struct {
 	{RuleMaxOperationsPerHourMount, func(p *Policy) int { return p.MaxOperationsPerHourMount }, func(h *History) []time.Time { return h.Mount }, "of this mount"},
 }
 
-// look prepares the facts. When the
-// clock went back, the latest known time stands for now in all rates: otherwise
-// setting it back would open the windows again.
-func look(r *Request, now time.Time) facts {
-	f := facts{Request: r, now: now}
+// look reads the facts off a request.
+func (f *facts) look(r *Request, now time.Time) {
+	*f = facts{Request: r, now: now}
 	if len(r.Source) > 0 && len(r.Target) > 0 {
 		f.crossEngine = r.Source[0].Engine != r.Target[0].Engine
 		_, _, f.crossZone = r.zones()
 	}
-	if r.History != nil {
-		latest := now
+}
+
+// rate is how much of a window of rateRules is used. When the clock went back, the
+// latest known time stands for now in all of them: otherwise setting it back would
+// open the windows again.
+func (f *facts) rate(which int) *rate {
+	if !f.measured {
+		f.measured = true
+		latest := f.now
 		for i := range rateRules {
-			f.rates[i], latest = measure(rateRules[i].times(r.History), now, latest)
+			f.rates[i], latest = measure(rateRules[i].times(f.History), f.now, latest)
 		}
-		if latest.After(now) {
+		if latest.After(f.now) {
 			for i := range rateRules {
-				f.rates[i], _ = measure(rateRules[i].times(r.History), latest, latest)
+				f.rates[i], _ = measure(rateRules[i].times(f.History), latest, latest)
 			}
 		}
 	}
-	return f
+	return &f.rates[which]
 }
 
 // zones returns the first names of both sides that are not in one zone. Where
@@ -152,15 +161,34 @@ type rule struct {
 	live func(*facts) bool
 	// refuses decides.
 	refuses func(*compiled, *facts) bool
-	// limit and level stand for set, live and refuses of rules that are a number:
-	// those with a limit above 0 are set and refuse a level that reaches it.
+	// reads is all that refuses, until and refusal read of a policy that sets the
+	// rule, written out: policies that read alike are asked as one. Nil: nothing.
+	reads func(*compiled) string
+	// limit stands for set and reads of rules that are a number: one above 0 is set,
+	// and whatever it refuses, a lower one does too.
 	limit func(*compiled) int64
+	// level stands for live and refuses of such rules: a limit that it reaches
+	// refuses.
 	level func(*facts) int64
-	// refusal words what refuses has decided.
+	// until is when time will have lifted what refuses has decided, zero when that
+	// is not known. Nil: it is not.
+	until func(*compiled, *facts) time.Time
+	// refusal words what refuses has decided, but for until. It is asked only for
+	// the refusal that is told.
 	refusal func(*compiled, *facts) wire.Decision
 	// value and saw are what an explanation tells.
 	value func(*compiled) any
 	saw   func(*facts) string
+}
+
+// ruleTable lists every rule that can refuse, in the order of telling.
+var ruleTable = rules()
+
+// refuse is the refusal of a policy, without its name and that of the rule.
+func (r *rule) refuse(p *compiled, f *facts) wire.Decision {
+	d := r.refusal(p, f)
+	d.RetryAt = r.until(p, f)
+	return d
 }
 
 func denied(reason string, values ...any) wire.Decision {
@@ -174,12 +202,15 @@ func always(*facts) bool { return true }
 // so low.
 const notCounted = -1
 
-// rules lists every rule that can refuse, in the order of telling.
+// rules makes [ruleTable].
 func rules() []*rule {
 	all := []*rule{
 		{
 			name: RuleAllowedOperations, set: func(*compiled) bool { return true }, live: always,
 			refuses: func(p *compiled, f *facts) bool { return !p.allowsAny && !slices.Contains(p.allowed, f.Kind) },
+			reads: func(p *compiled) string {
+				return fmt.Sprintf("%q", slices.Compact(slices.Sorted(slices.Values(p.AllowedOperations))))
+			},
 			refusal: func(_ *compiled, f *facts) wire.Decision { return denied("operation %s is not allowed", f.Kind) },
 			value:   func(p *compiled) any { return p.AllowedOperations },
 			saw:     func(f *facts) string { return string(f.Kind) },
@@ -311,12 +342,16 @@ func rules() []*rule {
 			name: RuleAllowedHours, waits: true, set: func(p *compiled) bool { return len(p.AllowedHours) > 0 }, live: always,
 			// Hours that cannot be read any more contain nothing.
 			refuses: func(p *compiled, f *facts) bool { return p.hours == nil || !p.hours.contain(f.faceIn(p.hours.zone)) },
-			refusal: func(p *compiled, f *facts) wire.Decision {
-				d := denied("it is %s, outside of %s %s", p.clock(f.now), strings.Join(p.AllowedHours, ", "), p.zoneName())
-				if p.hours != nil {
-					d.RetryAt = p.hours.Next(f.now)
+			// The zone first: in this order the clock of each is looked at once.
+			reads: func(p *compiled) string { return fmt.Sprintf("%q %q", p.AllowedHoursTimeZone, p.AllowedHours) },
+			until: func(p *compiled, f *facts) time.Time {
+				if p.hours == nil {
+					return time.Time{}
 				}
-				return d
+				return p.hours.Next(f.now)
+			},
+			refusal: func(p *compiled, f *facts) wire.Decision {
+				return denied("it is %s, outside of %s %s", p.clock(f.now), strings.Join(p.AllowedHours, ", "), p.zoneName())
 			},
 			value: func(p *compiled) any {
 				if len(p.AllowedHours) == 0 {
@@ -328,18 +363,19 @@ func rules() []*rule {
 		},
 	}
 	for i := range rateRules {
-		limit, whose := rateRules[i].limit, rateRules[i].whose
+		limit, times, whose := rateRules[i].limit, rateRules[i].times, rateRules[i].whose
 		all = append(all, &rule{
 			name: rateRules[i].rule, waits: true, limit: func(p *compiled) int64 { return int64(limit(&p.Policy)) },
-			level: func(f *facts) int64 {
-				if f.History == nil {
-					return notCounted
-				}
-				return int64(f.rates[i].count)
+			live: func(f *facts) bool { return f.History != nil },
+			// Mostly there is less in all than the limit, and nothing to measure.
+			refuses: func(p *compiled, f *facts) bool {
+				n := limit(&p.Policy)
+				return len(times(f.History)) >= n && f.rate(i).count >= n
 			},
-			refusal: func(p *compiled, f *facts) wire.Decision {
+			until: func(p *compiled, f *facts) time.Time { return f.rate(i).retryAt(limit(&p.Policy)) },
+			refusal: func(p *compiled, _ *facts) wire.Decision {
 				return wire.Decision{
-					Code: wire.CodeRateLimited, RetryAt: f.rates[i].retryAt(limit(&p.Policy)),
+					Code:   wire.CodeRateLimited,
 					Reason: fmt.Sprintf("%d operations %s in the last hour are the limit", limit(&p.Policy), whose),
 				}
 			},
@@ -348,7 +384,7 @@ func rules() []*rule {
 				if f.History == nil {
 					return "admitted before; not counted again"
 				}
-				return fmt.Sprintf("%d operations %s in the last hour", f.rates[i].count, whose)
+				return fmt.Sprintf("%d operations %s in the last hour", f.rate(i).count, whose)
 			},
 		})
 	}
@@ -374,10 +410,19 @@ func rules() []*rule {
 		},
 	})
 	for _, r := range all {
-		if limit, level := r.limit, r.level; limit != nil {
+		if limit := r.limit; limit != nil {
 			r.set = func(p *compiled) bool { return limit(p) > 0 }
+			r.reads = func(p *compiled) string { return strconv.FormatInt(limit(p), 10) }
+		}
+		if limit, level := r.limit, r.level; level != nil {
 			r.live = func(f *facts) bool { return level(f) > 0 }
 			r.refuses = func(p *compiled, f *facts) bool { return level(f) >= limit(p) }
+		}
+		if r.reads == nil {
+			r.reads = func(*compiled) string { return "" }
+		}
+		if r.until == nil {
+			r.until = func(*compiled, *facts) time.Time { return time.Time{} }
 		}
 	}
 	return all
