@@ -15,14 +15,12 @@ const carol = "entity-carol"
 
 // respond adds carol, and a login to alice and bob.
 func (m *desk) respond() {
-	m.system.mu.Lock()
-	defer m.system.mu.Unlock()
 	login := func(name string) []*logical.Alias {
 		return []*logical.Alias{{MountAccessor: "auth_oidc_1", Name: name}}
 	}
-	m.system.entities[alice].Aliases = login("alice")
-	m.system.entities[bob].Aliases = login("bob")
-	m.system.entities[carol] = &logical.Entity{ID: carol, Name: "carol", Aliases: login("carol")}
+	m.system.alias(alice, login("alice")...)
+	m.system.alias(bob, login("bob")...)
+	m.system.add(&logical.Entity{ID: carol, Name: "carol", Aliases: login("carol")})
 }
 
 // round does what the background does once.
@@ -150,12 +148,10 @@ func TestUnlock_NeedsSomebodyElse(t *testing.T) {
 	require.Equal(t, "unlock_by_another", denied.Rule)
 	require.NotEmpty(t, denied.Hint)
 
-	m.system.mu.Lock()
 	// Vault's merge moves the aliases and takes the old entity away.
-	m.system.entities["entity-merged"] = &logical.Entity{ID: "entity-merged", Name: "a.lice", Aliases: append([]*logical.Alias{{MountAccessor: "auth_userpass_1", Name: "al"}}, m.system.entities[alice].Aliases...)}
-	delete(m.system.entities, alice)
-	m.system.entities[bob].Disabled = true
-	m.system.mu.Unlock()
+	m.system.add(&logical.Entity{ID: "entity-merged", Name: "a.lice", Aliases: append([]*logical.Alias{{MountAccessor: "auth_userpass_1", Name: "al"}}, m.system.aliases(alice)...)})
+	m.system.remove(alice)
+	m.system.disable(bob)
 	m.refuses(wire.CodeDenied, "entity-merged", "unlock", "reason", "as somebody else")
 	m.refuses(wire.CodeNoIdentity, alice, "unlock", "reason", "as nobody")
 	m.refuses(wire.CodeNoIdentity, bob, "unlock", "reason", "disabled")
@@ -306,12 +302,13 @@ func TestLockdown_RequestInFlight(t *testing.T) {
 	fence := m.poll("a1").Claims[0].Fence
 	var during wire.Lockdown
 	var unlock error
-	m.db.onIssue = func() {
+	hook := func() {
 		m.must(m.write(alice, "lockdown", "reason", "now"))
 		m.round()
 		during = m.lockdown()
 		_, unlock = m.write(bob, "unlock", "reason", "too early")
 	}
+	m.db.set(func(f *fakeAccounts) { f.onIssue = hook })
 	_, err := m.work("a1", op.ID, "accounts/inspect/source", "fence", fence)
 	require.ErrorContains(t, err, string(wire.CodeStaleClaim), "the claim was taken meanwhile")
 	require.Empty(t, m.db.openAccounts())

@@ -205,7 +205,7 @@ func TestReceipt_NotBeforeAccountsAreGone(t *testing.T) {
 	t.Parallel()
 	m := newDesk(t)
 	id, fence := m.running()
-	m.db.endFails = errors.New("no route to host")
+	m.db.set(func(f *fakeAccounts) { f.endFails = errors.New("no route to host") })
 	m.must(m.work("a1", id, "finish", "fence", fence, "outcome", "failed", "code", "engine"))
 	m.settle()
 	resp, err := m.read(alice, "operations/"+id+"/receipt")
@@ -214,7 +214,7 @@ func TestReceipt_NotBeforeAccountsAreGone(t *testing.T) {
 	require.Contains(t, refused.Hint, "revocations/")
 	require.NotContains(t, m.must(m.read(alice, "operations/"+id)), "receipt_digest")
 
-	m.db.endFails = nil
+	m.db.set(func(f *fakeAccounts) { f.endFails = nil })
 	// A record of an account that nobody counted is enough to wait.
 	require.NoError(t, putStored(t.Context(), m.storage, prefixAccount+id+"/01", accountRecord{ID: id + "/01"}))
 	m.clock.pass(endAccountsPause)
@@ -496,15 +496,8 @@ func TestKeys_PrivateKeyNowhere(t *testing.T) {
 	t.Parallel()
 	m := newDesk(t)
 	var log bytes.Buffer
-	b := newBackend(DefaultVersion, m.clock.now)
-	b.ops = newOperationState(m.db)
-	m.db.onEnd = b.noteAccountEnded
-	require.NoError(t, b.Setup(t.Context(), &logical.BackendConfig{
-		Logger: hclog.New(&hclog.LoggerOptions{Output: &log, Level: hclog.Trace}), System: m.system, StorageView: m.storage,
-	}))
-	require.NoError(t, b.Initialize(t.Context(), &logical.InitializationRequest{Storage: m.storage}))
-	t.Cleanup(func() { b.clean(context.Background()) })
-	m.b = b
+	m.restartLogged(hclog.New(&hclog.LoggerOptions{Output: &log, Level: hclog.Trace}))
+	require.NoError(t, m.b.Initialize(t.Context(), &logical.InitializationRequest{Storage: m.storage}))
 
 	var answers bytes.Buffer
 	seeds := map[string]bool{}
@@ -532,7 +525,7 @@ func TestKeys_PrivateKeyNowhere(t *testing.T) {
 		note()
 	}
 	require.Len(t, seeds, 3)
-	b.clean(t.Context()) // nobody writes to the log any more
+	m.b.clean(t.Context()) // nobody writes to the log any more
 
 	var rest bytes.Buffer
 	var walk func(prefix string)
@@ -552,7 +545,7 @@ func TestKeys_PrivateKeyNowhere(t *testing.T) {
 		}
 	}
 	walk("")
-	require.Contains(t, b.SpecialPaths().SealWrapStorage, prefixSigningKey)
+	require.Contains(t, m.b.SpecialPaths().SealWrapStorage, prefixSigningKey)
 	require.Greater(t, rest.Len(), 1000)
 	require.Greater(t, answers.Len(), 1000)
 	require.Contains(t, log.String(), "receipts are signed with a new key")

@@ -31,7 +31,41 @@ type identities struct {
 func (i *identities) EntityInfo(id string) (*logical.Entity, error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	return i.entities[id], nil
+	entity := i.entities[id]
+	if entity == nil {
+		return nil, nil
+	}
+	// As over gRPC: what is changed later is not in it.
+	return &logical.Entity{ID: entity.ID, Name: entity.Name, Aliases: entity.Aliases, Disabled: entity.Disabled}, nil
+}
+
+// set changes entities, which stand by id.
+func (i *identities) set(change func(entities map[string]*logical.Entity)) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	change(i.entities)
+}
+
+func (i *identities) disable(id string) {
+	i.set(func(entities map[string]*logical.Entity) { entities[id].Disabled = true })
+}
+
+func (i *identities) remove(id string) {
+	i.set(func(entities map[string]*logical.Entity) { delete(entities, id) })
+}
+
+func (i *identities) add(entity *logical.Entity) {
+	i.set(func(entities map[string]*logical.Entity) { entities[entity.ID] = entity })
+}
+
+func (i *identities) alias(id string, aliases ...*logical.Alias) {
+	i.set(func(entities map[string]*logical.Entity) { entities[id].Aliases = aliases })
+}
+
+func (i *identities) aliases(id string) []*logical.Alias {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.entities[id].Aliases
 }
 
 func (i *identities) GroupsForEntity(id string) ([]*logical.Group, error) {
@@ -42,8 +76,11 @@ func (i *identities) GroupsForEntity(id string) ([]*logical.Group, error) {
 
 func (i *identities) ReplicationState() consts.ReplicationState { return 0 }
 
-// fakeAccounts stands for the databases: it remembers who is logged in to what.
+// fakeAccounts stands for the databases: it remembers who is logged in to what,
+// whichever process asks. Tests change it by set.
 type fakeAccounts struct {
+	now func() time.Time // never changed
+
 	mu         sync.Mutex
 	endpoints  map[string]wire.Endpoint
 	configs    map[string]string
@@ -52,97 +89,159 @@ type fakeAccounts struct {
 	issued     int
 	endFails   error
 	issueFails error
-	onIssue    func()
-	now        func() time.Time
-	at         map[string]time.Time // of issue, by record id
-	// onEnd is told of every account that is gone.
-	onEnd func(context.Context, logical.Storage, *accountRecord) error
+	// onIssue and onEnding are called before an account is made or ended.
+	onIssue, onEnding func()
+	at                map[string]time.Time // of issue, by record id
 }
 
-var _ operationAccounts = (*fakeAccounts)(nil)
-
-func (f *fakeAccounts) issueAccount(_ context.Context, _ logical.Storage, r accountRequest) (issuedAccount, error) {
-	if f.onIssue != nil {
-		f.onIssue()
-	}
+func (f *fakeAccounts) set(change func(*fakeAccounts)) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.issueFails != nil {
-		return issuedAccount{}, f.issueFails
-	}
-	f.issued++
-	id := fmt.Sprintf("record-%d", f.issued)
-	f.open[id], f.at[id] = r, f.now()
-	return issuedAccount{RecordID: id, Username: "user-" + id, leasedCredential: leasedCredential{Password: wire.NewSecret("hunter2")}, TTL: r.TTL}, nil
+	change(f)
 }
 
-func (f *fakeAccounts) renewAccount(_ context.Context, _ logical.Storage, id string, _ time.Duration) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if _, ok := f.open[id]; !ok {
-		return errors.New("no such account")
-	}
-	return nil
+// connect gives a connection this config and endpoint.
+func (f *fakeAccounts) connect(name, config string, ep wire.Endpoint) {
+	f.set(func(f *fakeAccounts) { f.configs[name], f.endpoints[name] = config, ep })
 }
 
-func (f *fakeAccounts) endAccount(ctx context.Context, s logical.Storage, id string) error {
-	f.mu.Lock()
-	r, ok := f.open[id]
-	at := f.at[id]
-	delete(f.open, id)
-	f.mu.Unlock()
-	if !ok {
-		return nil
-	}
-	return f.onEnd(ctx, s, &accountRecord{
-		ID: id, Username: "user-" + id, OperationID: r.OperationID, Side: r.Side, Purpose: r.Purpose, Fence: r.Fence, CreatedAt: at,
+// identify lets the server of a connection say who it is.
+func (f *fakeAccounts) identify(name string, identity wire.ServerIdentity) {
+	f.set(func(f *fakeAccounts) { f.identities[name] = identity })
+}
+
+// processAccounts is how one process reaches the databases.
+type processAccounts struct {
+	*fakeAccounts
+	process *process
+	// noteEnded is told of every account that is gone.
+	noteEnded func(context.Context, logical.Storage, *accountRecord) error
+}
+
+var _ operationAccounts = (*processAccounts)(nil)
+
+// locked runs one effect on the databases.
+func (p *processAccounts) locked(effect func() error) error {
+	return p.process.does(func() error {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return effect()
 	})
 }
 
-func (f *fakeAccounts) endLeased(ctx context.Context, s logical.Storage, id string) error {
-	return f.endAccount(ctx, s, id)
+// before runs a hook, which may do anything.
+func (p *processAccounts) before(hook *func()) {
+	p.mu.Lock()
+	f := *hook
+	p.mu.Unlock()
+	if f != nil {
+		f()
+	}
 }
 
-func (f *fakeAccounts) endOperationAccounts(ctx context.Context, s logical.Storage, op string, side wire.Side) error {
-	f.mu.Lock()
-	if f.endFails != nil {
-		defer f.mu.Unlock()
-		return f.endFails
-	}
-	var ids []string
-	for id, r := range f.open {
-		if r.OperationID == op && (side == "" || r.Side == side) {
-			ids = append(ids, id)
+func (p *processAccounts) issueAccount(_ context.Context, _ logical.Storage, r accountRequest) (issued issuedAccount, err error) {
+	p.before(&p.onIssue)
+	err = p.locked(func() error {
+		if p.issueFails != nil {
+			return p.issueFails
 		}
+		p.issued++
+		id := fmt.Sprintf("record-%d", p.issued)
+		p.open[id], p.at[id] = r, p.now()
+		issued = issuedAccount{RecordID: id, Username: "user-" + id, leasedCredential: leasedCredential{Password: wire.NewSecret("hunter2")}, TTL: r.TTL}
+		return nil
+	})
+	return issued, err
+}
+
+func (p *processAccounts) renewAccount(_ context.Context, _ logical.Storage, id string, _ time.Duration) error {
+	return p.locked(func() error {
+		if _, ok := p.open[id]; !ok {
+			return errors.New("no such account")
+		}
+		return nil
+	})
+}
+
+// endAccount removes the account last: killed before, it is ended once more.
+func (p *processAccounts) endAccount(ctx context.Context, s logical.Storage, id string) error {
+	p.before(&p.onEnding)
+	var record *accountRecord
+	err := p.locked(func() error {
+		if r, ok := p.open[id]; ok {
+			record = &accountRecord{
+				ID: id, Username: "user-" + id, OperationID: r.OperationID, Side: r.Side, Purpose: r.Purpose, Fence: r.Fence, CreatedAt: p.at[id],
+			}
+		}
+		return nil
+	})
+	if err != nil || record == nil {
+		return err
 	}
-	f.mu.Unlock()
+	if err := p.noteEnded(ctx, s, record); err != nil {
+		return err
+	}
+	return p.locked(func() error {
+		delete(p.open, id)
+		return nil
+	})
+}
+
+func (p *processAccounts) endLeased(ctx context.Context, s logical.Storage, id string) error {
+	return p.endAccount(ctx, s, id)
+}
+
+func (p *processAccounts) endOperationAccounts(ctx context.Context, s logical.Storage, op string, side wire.Side) error {
+	var ids []string
+	err := p.locked(func() error {
+		for id, r := range p.open {
+			if r.OperationID == op && (side == "" || r.Side == side) {
+				ids = append(ids, id)
+			}
+		}
+		return p.endFails
+	})
+	if err != nil {
+		return err
+	}
 	slices.Sort(ids)
 	for _, id := range ids {
-		if err := f.endAccount(ctx, s, id); err != nil {
+		if err := p.endAccount(ctx, s, id); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (f *fakeAccounts) endpoint(_ context.Context, _ logical.Storage, name string) (wire.Endpoint, string, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	ep, ok := f.endpoints[name]
-	if !ok {
-		return wire.Endpoint{}, "", notFound("connection %q has no config", name)
-	}
-	return ep, f.configs[name], nil
+func (p *processAccounts) endpoint(_ context.Context, _ logical.Storage, name string) (ep wire.Endpoint, config string, err error) {
+	err = p.locked(func() error {
+		known, ok := p.endpoints[name]
+		if !ok {
+			return notFound("connection %q has no config", name)
+		}
+		ep, config = known, p.configs[name]
+		return nil
+	})
+	return ep, config, err
 }
 
-func (f *fakeAccounts) serverIdentity(_ context.Context, _ logical.Storage, name string) (wire.ServerIdentity, error) {
+func (p *processAccounts) serverIdentity(_ context.Context, _ logical.Storage, name string) (identity wire.ServerIdentity, err error) {
+	err = p.locked(func() error {
+		known, ok := p.identities[name]
+		if !ok {
+			return errors.New("connection refused")
+		}
+		identity = known
+		return nil
+	})
+	return identity, err
+}
+
+// made is how many accounts there ever were.
+func (f *fakeAccounts) made() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	identity, ok := f.identities[name]
-	if !ok {
-		return wire.ServerIdentity{}, errors.New("connection refused")
-	}
-	return identity, nil
+	return f.issued
 }
 
 func (f *fakeAccounts) openAccounts() []accountRequest {
@@ -177,8 +276,10 @@ func (c *testClock) pass(d time.Duration) {
 // policy that lets alice clone.
 type desk struct {
 	t       *testing.T
-	b       *backend
-	storage logical.Storage
+	disk    *logical.InmemStorage // outlives every process
+	process *process              // the one under way
+	b       *backend              // its engine
+	storage logical.Storage       // disk as it reaches it
 	system  *identities
 	db      *fakeAccounts
 	clock   *testClock
@@ -196,7 +297,7 @@ const (
 func newDesk(t *testing.T) *desk {
 	t.Helper()
 	m := &desk{
-		t: t, storage: &logical.InmemStorage{}, clock: &testClock{at: time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)},
+		t: t, disk: &logical.InmemStorage{}, clock: &testClock{at: time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)},
 		system: &identities{
 			StaticSystemView: logical.StaticSystemView{DefaultLeaseTTLVal: time.Hour, MaxLeaseTTLVal: 24 * time.Hour},
 			entities: map[string]*logical.Entity{
@@ -224,15 +325,25 @@ func newDesk(t *testing.T) *desk {
 	return m
 }
 
-// restart throws the instance away, as a crash or a failover does, and makes a new
-// one on the same storage.
+// restart kills the process, as a crash or a failover does, and begins a new one
+// on the same storage.
 func (m *desk) restart() {
 	m.t.Helper()
+	m.restartLogged(hclog.NewNullLogger())
+}
+
+func (m *desk) restartLogged(log hclog.Logger) {
+	m.t.Helper()
+	if m.process != nil {
+		m.process.kill()
+		m.b.clean(context.Background())
+	}
+	m.process = &process{}
+	m.storage = &processStorage{Storage: m.disk, process: m.process}
 	b := newBackend(DefaultVersion, m.clock.now)
-	b.ops = newOperationState(m.db)
-	m.db.onEnd = b.noteAccountEnded
+	b.ops = newOperationState(&processAccounts{fakeAccounts: m.db, process: m.process, noteEnded: b.noteAccountEnded})
 	require.NoError(m.t, b.Setup(context.Background(), &logical.BackendConfig{
-		Logger: hclog.NewNullLogger(), System: m.system, StorageView: m.storage, BackendUUID: "11111111-2222-3333-4444-555555555555",
+		Logger: log, System: m.system, StorageView: m.storage, BackendUUID: "11111111-2222-3333-4444-555555555555",
 	}))
 	m.b = b
 	m.t.Cleanup(func() { b.clean(context.Background()) })
@@ -303,10 +414,7 @@ func (m *desk) clone(fields ...any) wire.Operation {
 // cloneInto asks for a clone into a target of its own, on another server.
 func (m *desk) cloneInto(target string) string {
 	m.t.Helper()
-	m.db.mu.Lock()
-	m.db.endpoints[target] = wire.Endpoint{Engine: wire.EnginePostgres, Host: "host-of-" + target, Port: 5432, Database: "shop", SSLMode: "verify-full"}
-	m.db.configs[target] = "config-of-" + target
-	m.db.mu.Unlock()
+	m.db.connect(target, "config-of-"+target, wire.Endpoint{Engine: wire.EnginePostgres, Host: "host-of-" + target, Port: 5432, Database: "shop", SSLMode: "verify-full"})
 	m.must(m.write("", "connections/"+target, "purposes", "inspect=i,write=w", "labels", "tier=dev"))
 	return into[wire.Operation](m, m.must(m.write(alice, "clone/prod/"+target))).ID
 }

@@ -493,7 +493,7 @@ func TestPlan_Decisions(t *testing.T) {
 		"same":      {func(*desk) {}, func(h *wire.ShapeHead, _ *wire.Estimates) { h.Target.Server = h.Source.Server }, wire.CodeSameDatabase, "same_database"},
 		"database":  {func(*desk) {}, func(h *wire.ShapeHead, _ *wire.Estimates) { h.Source.Database = "other" }, wire.CodeDenied, "server_identity"},
 		"plaintext": {func(m *desk) { m.must(m.write("", "policies/dev", "require_tls", true)) }, func(h *wire.ShapeHead, _ *wire.Estimates) { h.Target.TLS = false }, wire.CodeDenied, "require_tls"},
-		"identity":  {func(m *desk) { delete(m.system.entities, alice) }, func(*wire.ShapeHead, *wire.Estimates) {}, wire.CodeNoIdentity, "require_authentication"},
+		"identity":  {func(m *desk) { m.system.remove(alice) }, func(*wire.ShapeHead, *wire.Estimates) {}, wire.CodeNoIdentity, "require_authentication"},
 		"policy":    {func(m *desk) { m.must(m.handle("", logical.DeleteOperation, "policies/dev")) }, func(*wire.ShapeHead, *wire.Estimates) {}, wire.CodeDenied, "default_deny"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -549,14 +549,14 @@ func TestPlan_PinnedFacts(t *testing.T) {
 		change func(m *desk)
 		code   wire.Code
 	}{
-		"config":     {func(m *desk) { m.db.configs["prod"] = "c1b" }, wire.CodePlanChanged},
+		"config":     {func(m *desk) { m.db.set(func(f *fakeAccounts) { f.configs["prod"] = "c1b" }) }, wire.CodePlanChanged},
 		"connection": {func(m *desk) { m.must(m.write("", "connections/staging", "labels", "tier=other")) }, wire.CodePlanChanged},
 		"policy":     {func(m *desk) { m.must(m.write("", "policies/dev", "max_rows", 1000)) }, wire.CodePlanChanged},
 		"new policy": {func(m *desk) {
 			m.must(m.write("", "policies/more", "entities", "*", "sources", "*", "targets", "*", "allowed_operations", "*"))
 		}, wire.CodePlanChanged},
 		"forbidden": {func(m *desk) { m.must(m.write("", "policies/dev", "allowed_operations", "backup")) }, wire.CodeDenied},
-		"disabled":  {func(m *desk) { m.system.entities[alice].Disabled = true }, wire.CodeNoIdentity},
+		"disabled":  {func(m *desk) { m.system.disable(alice) }, wire.CodeNoIdentity},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -667,10 +667,11 @@ func TestAccounts_OnePerSide(t *testing.T) {
 	require.Len(t, names, 3)
 	resp, err := m.work("a1", op.ID, "accounts/inspect/source", "fence", "1")
 	m.refused(wire.CodeConflict, resp, err)
-	m.db.onIssue = func() {
-		m.db.onIssue = nil
+	hook := func() {
+		m.db.set(func(f *fakeAccounts) { f.onIssue = nil })
 		m.must(m.work("a1", op.ID, "finish", "fence", "1", "outcome", "failed", "code", "sandbox"))
 	}
+	m.db.set(func(f *fakeAccounts) { f.onIssue = hook })
 	resp, err = m.work("a1", op.ID, "accounts/inspect/target", "fence", "1")
 	m.refused(wire.CodeStaleClaim, resp, err)
 	m.settle()
@@ -683,12 +684,13 @@ func TestAccounts_ServerDown(t *testing.T) {
 	m := newDesk(t)
 	op := m.clone()
 	m.poll("a1")
-	m.db.issueFails = &wire.Error{Code: wire.CodeUnavailable, Reason: "connection refused"}
+	refused := &wire.Error{Code: wire.CodeUnavailable, Reason: "connection refused"}
+	m.db.set(func(f *fakeAccounts) { f.issueFails = refused })
 	for range 5 {
 		_, err := m.work("a1", op.ID, "accounts/inspect/target", "fence", "1")
 		require.Equal(t, wire.CodeTargetUnavailable, wire.ParseError(err.Error()).Code)
 	}
-	m.db.issueFails = nil
+	m.db.set(func(f *fakeAccounts) { f.issueFails = nil })
 	m.must(m.work("a1", op.ID, "accounts/inspect/target", "fence", "1"))
 }
 
@@ -698,12 +700,12 @@ func TestAccounts_EndedLater(t *testing.T) {
 	t.Parallel()
 	m := newDesk(t)
 	id, fence := m.running()
-	m.db.endFails = fmt.Errorf("server down")
+	m.db.set(func(f *fakeAccounts) { f.endFails = fmt.Errorf("server down") })
 	m.must(m.work("a1", id, "finish", "fence", fence, "outcome", "failed", "code", "engine", "cleanup_needed", true))
 	m.settle()
 	require.Len(t, m.db.openAccounts(), 2)
 	require.Empty(t, m.poll("a1").Claims)
-	m.db.endFails = nil
+	m.db.set(func(f *fakeAccounts) { f.endFails = nil })
 	m.settle()
 	require.Len(t, m.db.openAccounts(), 2, "a server that is down is not asked every second")
 	m.clock.pass(31 * time.Second)
@@ -815,7 +817,7 @@ func TestInvalidate(t *testing.T) {
 	t.Parallel()
 	m := newDesk(t)
 	op := m.clone()
-	follower := &desk{t: t, storage: m.storage, system: m.system, db: m.db, clock: m.clock}
+	follower := &desk{t: t, disk: m.disk, system: m.system, db: m.db, clock: m.clock}
 	follower.restart()
 	require.Equal(t, wire.StateRequested, follower.operation(op.ID).State)
 	m.must(m.write(alice, "operations/"+op.ID+"/cancel"))

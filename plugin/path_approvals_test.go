@@ -280,12 +280,12 @@ func TestApproval_ChangedBeforeTheClaim(t *testing.T) {
 		code   wire.Code
 	}{
 		"approver left the group":  {func(m *desk) { m.system.leave(bob) }, wire.StateAwaitingApproval, ""},
-		"approver disabled":        {func(m *desk) { m.system.entities[bob].Disabled = true }, wire.StateAwaitingApproval, ""},
-		"approver gone or merged":  {func(m *desk) { delete(m.system.entities, bob) }, wire.StateAwaitingApproval, ""},
-		"requester disabled":       {func(m *desk) { m.system.entities[alice].Disabled = true }, wire.StateDenied, wire.CodeNoIdentity},
-		"config":                   {func(m *desk) { m.db.configs["prod"] = "c1b" }, wire.StateFailed, wire.CodePlanChanged},
+		"approver disabled":        {func(m *desk) { m.system.disable(bob) }, wire.StateAwaitingApproval, ""},
+		"approver gone or merged":  {func(m *desk) { m.system.remove(bob) }, wire.StateAwaitingApproval, ""},
+		"requester disabled":       {func(m *desk) { m.system.disable(alice) }, wire.StateDenied, wire.CodeNoIdentity},
+		"config":                   {func(m *desk) { m.db.set(func(f *fakeAccounts) { f.configs["prod"] = "c1b" }) }, wire.StateFailed, wire.CodePlanChanged},
 		"connection":               {func(m *desk) { m.must(m.write("", "connections/staging", "labels", "tier=other")) }, wire.StateFailed, wire.CodePlanChanged},
-		"connection's config gone": {func(m *desk) { delete(m.db.endpoints, "prod") }, wire.StateFailed, wire.CodeNotFound},
+		"connection's config gone": {func(m *desk) { m.db.set(func(f *fakeAccounts) { delete(f.endpoints, "prod") }) }, wire.StateFailed, wire.CodeNotFound},
 		"fewer approvals asked":    {func(m *desk) { m.must(m.write("", "policies/dev", "approvals_count", 0)) }, wire.StateFailed, wire.CodePlanChanged},
 		"more approvals asked":     {func(m *desk) { m.must(m.write("", "policies/dev", "approvals_count", 3)) }, wire.StateFailed, wire.CodePlanChanged},
 		"a new policy": {func(m *desk) {
@@ -311,7 +311,7 @@ func TestApproval_ChangedBeforeTheClaim(t *testing.T) {
 			}
 			require.Equal(t, c.code, after.Result.Code)
 			require.NotEmpty(t, after.Result.Reason)
-			require.Zero(t, m.db.issued)
+			require.Zero(t, m.db.made())
 		})
 	}
 }
@@ -324,7 +324,7 @@ func TestApproval_ChangedBeforeTheAccounts(t *testing.T) {
 		code   wire.Code
 	}{
 		"approver left the group": {func(m *desk) { m.system.leave(bob) }, wire.CodeDenied},
-		"approver disabled":       {func(m *desk) { m.system.entities[bob].Disabled = true }, wire.CodeDenied},
+		"approver disabled":       {func(m *desk) { m.system.disable(bob) }, wire.CodeDenied},
 		"approval expired":        {func(m *desk) { m.clock.pass(time.Hour) }, wire.CodeDenied},
 		"policy":                  {func(m *desk) { m.must(m.write("", "policies/dev", "approvals_groups", "group-others")) }, wire.CodePlanChanged},
 	} {
@@ -340,7 +340,7 @@ func TestApproval_ChangedBeforeTheAccounts(t *testing.T) {
 			after := m.operation(op.ID)
 			require.Equal(t, wire.StateFailed, after.State)
 			require.Equal(t, c.code, after.Result.Code)
-			require.Zero(t, m.db.issued)
+			require.Zero(t, m.db.made())
 			if c.code == wire.CodeDenied {
 				require.Contains(t, after.Result.Reason, "needs 1 more of group group-approvers (policy dev)")
 			}
@@ -461,22 +461,22 @@ func TestApproval_OneHumanTwice(t *testing.T) {
 	t.Parallel()
 	m := newApprovalDesk(t, 1)
 	login := func(accessor string) *logical.Alias { return &logical.Alias{MountAccessor: accessor, Name: "alice"} }
-	m.system.entities[alice].Aliases = []*logical.Alias{login("auth_ldap_1"), login("auth_oidc_1")}
+	m.system.alias(alice, login("auth_ldap_1"), login("auth_oidc_1"))
 	m.system.join(approvers, alice)
 	op := m.planned()
 	resp, err := m.approve(alice, op) // whichever login the token came from: the entity is one
 	m.refused(wire.CodeDenied, resp, err)
 
 	m.system.join(approvers, "entity-alice-2")
-	m.system.entities["entity-alice-2"].Aliases = []*logical.Alias{login("auth_oidc_1")}
-	m.system.entities[alice].Aliases = []*logical.Alias{login("auth_ldap_1")}
+	m.system.alias("entity-alice-2", login("auth_oidc_1"))
+	m.system.alias(alice, login("auth_ldap_1"))
 	resp, err = m.approve("entity-alice-2", op)
 	require.Contains(t, m.refused(wire.CodeDenied, resp, err).Reason, "asked for themselves")
 	require.Empty(t, m.waiting("entity-alice-2"))
 	resp, err = m.write("entity-alice-2", "operations/"+op.ID+"/reject", "reason", "x")
 	m.refused(wire.CodeDenied, resp, err)
 
-	m.system.entities["entity-alice-2"].Aliases = []*logical.Alias{login("auth_cert_1")}
+	m.system.alias("entity-alice-2", login("auth_cert_1"))
 	m.must(m.approve("entity-alice-2", op))
 	require.Len(t, m.poll("a2").Claims, 1, "nothing that Vault knows ties the two together")
 
@@ -495,13 +495,13 @@ func TestApproval_MergedApprovers(t *testing.T) {
 	t.Parallel()
 	m := newApprovalDesk(t, 2)
 	shared := []*logical.Alias{{MountAccessor: "auth_ldap_1", Name: "bob"}}
-	m.system.entities[bob].Aliases = shared
+	m.system.alias(bob, shared...)
 	op := m.planned()
 	m.must(m.approve(bob, op))
-	m.system.entities[carol].Aliases = shared
+	m.system.alias(carol, shared...)
 	resp, err := m.approve(carol, op)
 	m.refused(wire.CodeDenied, resp, err)
-	delete(m.system.entities, bob) // merged into carol
+	m.system.remove(bob) // merged into carol
 	after := into[wire.Operation](m, m.must(m.approve(carol, op)))
 	require.Equal(t, wire.StateAwaitingApproval, after.State)
 	require.Equal(t, []string{"carol"}, after.ApprovalNeeds[0].By)

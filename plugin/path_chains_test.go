@@ -31,9 +31,7 @@ func TestChains_EndsAndEntities(t *testing.T) {
 	require.Equal(t, want, m.chains().Agents["a1"])
 
 	// The agent is set up anew, and has another entity.
-	m.system.mu.Lock()
-	m.system.entities["entity-new"] = &logical.Entity{ID: "entity-new", Aliases: m.system.entities[agentOne].Aliases}
-	m.system.mu.Unlock()
+	m.system.add(&logical.Entity{ID: "entity-new", Aliases: m.system.aliases(agentOne)})
 	m.must(m.write("entity-new", "agents/a1/operations/"+id+"/events", wire.EventsKey, []string{chain.event(op)}))
 	m.must(m.work("a1", id, "finish", "fence", fence, "outcome", "failed", "code", "engine"))
 	m.restart()

@@ -30,7 +30,7 @@ func TestClone_Refusals(t *testing.T) {
 	}
 	refused(wire.CodeNoIdentity, "require_authentication")(ask("")) // a root token has no entity
 	refused(wire.CodeNoIdentity, "require_authentication")(ask("entity-gone"))
-	m.system.entities["entity-disabled"] = &logical.Entity{ID: "entity-disabled", Disabled: true}
+	m.system.add(&logical.Entity{ID: "entity-disabled", Disabled: true})
 	refused(wire.CodeNoIdentity, "require_authentication")(ask("entity-disabled"))
 
 	refused(wire.CodeDenied, "default_deny")(ask(bob))
@@ -66,9 +66,9 @@ func TestClone_Refusals(t *testing.T) {
 	refused(wire.CodeDenied, "allowed_operations")(ask(alice))
 	m.must(m.write("", "policies/dev", "allowed_operations", "clone"))
 
-	m.db.endpoints["staging"] = wire.Endpoint{Engine: wire.EngineMySQL, Host: "db2", Port: 3306, Database: "shop"}
+	m.db.connect("staging", "c2", wire.Endpoint{Engine: wire.EngineMySQL, Host: "db2", Port: 3306, Database: "shop"})
 	refused(wire.CodeDenied, "allow_cross_engine_operations")(ask(alice))
-	m.db.endpoints["staging"] = wire.Endpoint{Engine: wire.EnginePostgres, Host: "db2", Port: 5432, Database: "shop"}
+	m.db.connect("staging", "c2", wire.Endpoint{Engine: wire.EnginePostgres, Host: "db2", Port: 5432, Database: "shop"})
 	m.must(m.write("", "policies/dev", "require_tls", true))
 	refused(wire.CodeDenied, "require_tls")(ask(alice))
 	m.must(m.write("", "policies/dev", "require_tls", false))
@@ -88,21 +88,20 @@ func TestClone_Refusals(t *testing.T) {
 func TestClone_SameDatabaseUnderTwoNames(t *testing.T) {
 	t.Parallel()
 	m := newDesk(t)
-	m.db.endpoints["staging"] = wire.Endpoint{Engine: wire.EnginePostgres, Host: "DB1", Port: 5432, Database: "shop"}
+	m.db.connect("staging", "c2", wire.Endpoint{Engine: wire.EnginePostgres, Host: "DB1", Port: 5432, Database: "shop"})
 	resp, err := m.write(alice, "clone/prod/staging")
 	m.refused(wire.CodeSameDatabase, resp, err)
 
-	m.db.endpoints["staging"] = wire.Endpoint{Engine: wire.EnginePostgres, Host: "10.0.0.1", Port: 5432, Database: "shop"}
-	m.db.identities["prod"] = wire.ServerIdentity{Engine: wire.EnginePostgres, Server: "77", Database: "shop"}
-	m.db.identities["staging"] = wire.ServerIdentity{Engine: wire.EnginePostgres, Server: "77", Database: "postgres"}
+	m.db.connect("staging", "c2", wire.Endpoint{Engine: wire.EnginePostgres, Host: "10.0.0.1", Port: 5432, Database: "shop"})
+	m.db.identify("prod", wire.ServerIdentity{Engine: wire.EnginePostgres, Server: "77", Database: "shop"})
+	m.db.identify("staging", wire.ServerIdentity{Engine: wire.EnginePostgres, Server: "77", Database: "postgres"})
 	resp, err = m.write(alice, "clone/prod/staging")
 	m.refused(wire.CodeSameDatabase, resp, err)
 
 	m.must(m.write("", "connections/staging", "database", "shop_copy"))
 	m.clone() // another database of the same server
 
-	m.db.endpoints["live"] = wire.Endpoint{Engine: wire.EnginePostgres, Host: "10.0.0.1", Port: 5432, Database: "shop_copy"}
-	m.db.configs["live"] = "c3"
+	m.db.connect("live", "c3", wire.Endpoint{Engine: wire.EnginePostgres, Host: "10.0.0.1", Port: 5432, Database: "shop_copy"})
 	m.must(m.write("", "connections/live", "labels", "tier=gold", "protected", true))
 	resp, err = m.write(alice, "clone/prod/staging")
 	m.refused(wire.CodeProtectedTarget, resp, err)
@@ -123,7 +122,7 @@ func TestClone_LimitIsExactUnderParallelRequests(t *testing.T) {
 			m := newDesk(t)
 			for i := range c.entities {
 				id := fmt.Sprintf("entity-%d", i)
-				m.system.entities[id] = &logical.Entity{ID: id, Name: id}
+				m.system.add(&logical.Entity{ID: id, Name: id})
 			}
 			m.must(m.write("", "policies/dev", "entities", "*", "max_operations_per_hour", 0))
 			m.must(m.write("", "policies/dev", c.limit, 50))
@@ -209,11 +208,10 @@ func TestClone_FailedPutFreesItsPlace(t *testing.T) {
 	t.Parallel()
 	m := newDesk(t)
 	m.must(m.write("", "policies/dev", "max_operations_per_hour", 1))
-	storage := m.storage.(*logical.InmemStorage)
-	storage.Underlying().FailPut(true)
+	m.disk.Underlying().FailPut(true)
 	_, err := m.write(alice, "clone/prod/staging")
 	require.Error(t, err)
 	require.Equal(t, wire.CodeInternal, wire.ParseError(err.Error()).Code)
-	storage.Underlying().FailPut(false)
+	m.disk.Underlying().FailPut(false)
 	m.clone()
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
+	"github.com/dbops-io/vault-plugin-secrets-dbops/testenv/race"
 )
 
 const someURL = "postgresql://{{username}}:{{password}}@db.example.test:5433/shop?sslmode=verify-full"
@@ -192,7 +193,7 @@ func TestConfig_VerifyConnection(t *testing.T) {
 	began := time.Now()
 	_, status = write("postgresql://{{username}}:{{password}}@"+blackHole(t)+"/x", rootPassword)
 	require.Equal(t, 400, status)
-	require.Less(t, time.Since(began), 8*time.Second)
+	require.Less(t, time.Since(began), 8*time.Second*race.Slowdown)
 	require.Equal(t, []string{"config/good"}, keys(t, m.storage, prefixConfig))
 }
 

@@ -231,11 +231,12 @@ func TestPolicies_RateWindowsJoinNames(t *testing.T) {
 	for side, limit := range map[string]string{"prod": "max_operations_per_hour_source", "staging": "max_operations_per_hour_target"} {
 		m := newDesk(t)
 		other := side + "2"
-		m.db.identities["prod"] = wire.ServerIdentity{Engine: wire.EnginePostgres, Server: "1001"}
-		m.db.identities["staging"] = wire.ServerIdentity{Engine: wire.EnginePostgres, Server: "1002"}
-		m.db.identities[other] = m.db.identities[side]
-		m.db.endpoints[other] = wire.Endpoint{Engine: wire.EnginePostgres, Host: "elsewhere", Port: 5432, Database: "shop", SSLMode: "verify-full"}
-		m.db.configs[other] = "c3"
+		servers := map[string]string{"prod": "1001", "staging": "1002"}
+		servers[other] = servers[side]
+		for name, server := range servers {
+			m.db.identify(name, wire.ServerIdentity{Engine: wire.EnginePostgres, Server: server})
+		}
+		m.db.connect(other, "c3", wire.Endpoint{Engine: wire.EnginePostgres, Host: "elsewhere", Port: 5432, Database: "shop", SSLMode: "verify-full"})
 		m.must(m.write("", "connections/"+other, "purposes", "inspect=i,read=r,write=w", "labels", "tier=x"))
 		m.must(m.write("", "policies/dev", "sources", "prod*", "targets", "staging*", limit, 1))
 		m.clone()
@@ -254,14 +255,11 @@ func TestPolicies_RateWindowsJoinNames(t *testing.T) {
 func TestPolicies_NamesNobodyHasUsed(t *testing.T) {
 	t.Parallel()
 	m := newDesk(t)
-	m.db.identities["staging"] = wire.ServerIdentity{Engine: wire.EnginePostgres, Server: "1002"}
-	m.db.endpoints["live"] = wire.Endpoint{Engine: wire.EnginePostgres, Host: "elsewhere", Port: 5432, Database: "shop", SSLMode: "verify-full"}
-	m.db.configs["live"] = "c3"
+	m.db.identify("staging", wire.ServerIdentity{Engine: wire.EnginePostgres, Server: "1002"})
+	m.db.connect("live", "c3", wire.Endpoint{Engine: wire.EnginePostgres, Host: "elsewhere", Port: 5432, Database: "shop", SSLMode: "verify-full"})
 	m.must(m.write("", "connections/live", "labels", "tier=gold", "protected", true))
 	op := m.clone()
-	m.db.mu.Lock()
-	m.db.identities["live"] = wire.ServerIdentity{Engine: wire.EnginePostgres, Server: "1002"}
-	m.db.mu.Unlock()
+	m.db.identify("live", wire.ServerIdentity{Engine: wire.EnginePostgres, Server: "1002"})
 	m.clone() // not asked again so soon
 	m.clock.pass(time.Minute)
 	resp, err := m.write(alice, "clone/prod/staging")
@@ -274,9 +272,9 @@ func TestPolicies_NamesNobodyHasUsed(t *testing.T) {
 	answer := into[wire.PlanResponse](m, m.must(m.sendPlan("a1", op.ID, "1", text)))
 	require.Equal(t, wire.CodeProtectedTarget, answer.Decision.Code)
 
-	m.db.mu.Lock()
-	m.db.identities["live"], m.db.configs["live"] = wire.ServerIdentity{Engine: wire.EnginePostgres, Server: "1003"}, "c4"
-	m.db.mu.Unlock()
+	m.db.set(func(f *fakeAccounts) {
+		f.identities["live"], f.configs["live"] = wire.ServerIdentity{Engine: wire.EnginePostgres, Server: "1003"}, "c4"
+	})
 	m.clone()
 }
 

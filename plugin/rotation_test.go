@@ -314,9 +314,14 @@ func TestRotation_All(t *testing.T) {
 	m.must(logical.CreateOperation, "static-roles/a", map[string]any{"db_name": "prod", "username": "svc", "manual": true})
 	m.must(logical.CreateOperation, "static-roles/b", map[string]any{"db_name": "prod", "username": "svc2", "rotation_period": "24h"})
 	before := []string{m.staticPassword("a"), m.staticPassword("b")}
+	disk, first := m.storage, &process{}
+	m.storage = &processStorage{Storage: disk, process: first}
 	answer := m.must(logical.UpdateOperation, "rotate-all/prod", nil).Data
 	require.Equal(t, map[string]any{"roles": []string{"a", "b"}, "count": 2}, answer)
-	second := newMount(t, m.storage)
+	first.kill()
+	m.clean(t.Context())
+	m.storage = disk
+	second := newMount(t, disk)
 	second.start()
 	require.Eventually(t, func() bool { return len(keys(t, m.storage, prefixRotation)) == 0 }, 10*time.Second, 20*time.Millisecond)
 	require.NotEqual(t, before[0], second.staticPassword("a"))

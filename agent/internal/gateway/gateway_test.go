@@ -18,6 +18,7 @@ import (
 
 	"github.com/dbops-io/vault-plugin-secrets-dbops/agent/internal/sandbox"
 	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
+	"github.com/dbops-io/vault-plugin-secrets-dbops/testenv/race"
 )
 
 // serve answers every connection to a new listener on loopback with handle.
@@ -149,7 +150,7 @@ func TestGateway_TalkAfterStream(t *testing.T) {
 			_, err = io.ReadFull(conn, make([]byte, 1))
 			require.NoError(t, err)
 		}
-		require.Less(t, time.Since(began), 2*time.Second)
+		require.Less(t, time.Since(began), 2*time.Second*race.Slowdown)
 	}
 }
 
@@ -253,7 +254,7 @@ func TestGateway_Close(t *testing.T) {
 	<-ended
 	_, err = conn.Read(make([]byte, 1))
 	require.Error(t, err)
-	require.Less(t, time.Since(began), time.Second)
+	require.Less(t, time.Since(began), time.Second*race.Slowdown)
 	require.NoDirExists(t, g.dir)
 	require.NoError(t, g.Close())
 }

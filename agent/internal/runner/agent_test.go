@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"sync"
@@ -238,7 +239,7 @@ func settled(t *testing.T, h *host, v *fakeVault, want wire.State, code wire.Cod
 	require.Equal(t, want, finish.Outcome, "%+v", finish)
 	require.Equal(t, code, finish.Code, "%+v", finish)
 	nothingLeft(t, h)
-	require.Empty(t, get(v, func(v *fakeVault) map[string]wire.Side { return v.leases }), "every lease was given back")
+	require.Empty(t, get(v, func(v *fakeVault) map[string]wire.Side { return maps.Clone(v.leases) }), "every lease was given back")
 	require.NoFileExists(t, h.engine.staging(opID))
 	live, err := os.ReadFile(h.engine.live())
 	if want == wire.StateSucceeded {

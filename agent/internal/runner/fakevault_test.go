@@ -187,8 +187,10 @@ func (v *fakeVault) poll(body []byte) (map[string]any, *wire.Error) {
 	v.held = request.Held
 	response := wire.PollResponse{Claims: []wire.Claim{}, Cancel: []string{}, Drop: []string{}, NextPollMS: 60, Chain: v.chain}
 	current := opID + ":" + strconv.Itoa(v.fence)
+	// As in the plugin, an older claim on what the agent still holds is not dropped:
+	// the answer to its plan, which told it the new one, may be under way.
 	for _, held := range request.Held {
-		if held != current || v.dropped || v.phase() == "" {
+		if !strings.HasPrefix(held, opID+":") || v.dropped || v.phase() == "" {
 			response.Drop = append(response.Drop, held)
 		}
 	}

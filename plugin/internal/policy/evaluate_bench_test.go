@@ -9,6 +9,7 @@ import (
 
 	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/internal/policy"
 	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
+	"github.com/dbops-io/vault-plugin-secrets-dbops/testenv/race"
 	"github.com/stretchr/testify/require"
 )
 
@@ -133,7 +134,7 @@ func processorTime(b *testing.B) time.Duration {
 func TestEvaluate_Allocations(t *testing.T) {
 	set, r := policy.Compile(hundred(10)), benchmarkRequest()
 	count := testing.AllocsPerRun(200, func() { set.Evaluate(r, noon) })
-	if !raceDetector { // whose own allocations are among them; make test counts without it
+	if !race.Enabled { // whose own allocations are among them; make test counts without it
 		require.LessOrEqual(t, count, 2.0)
 	}
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/internal/account"
 	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
+	"github.com/dbops-io/vault-plugin-secrets-dbops/testenv/race"
 )
 
 // Session is a login's open session.
@@ -227,7 +228,7 @@ func Run(t *testing.T, open func(t *testing.T) Server) {
 		require.True(t, account.Unreachable(err), "%v", err)
 		require.False(t, account.Ambiguous(err))
 		require.NotContains(t, err.Error(), "planted")
-		require.Less(t, time.Since(began), 8*time.Second)
+		require.Less(t, time.Since(began), 8*time.Second*race.Slowdown)
 		_, err = server.Unreachable.Identity(ctx, "")
 		require.True(t, account.Unreachable(err), "%v", err)
 	})
