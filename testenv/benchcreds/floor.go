@@ -2,9 +2,11 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
+	"github.com/hashicorp/vault/api"
 	"github.com/jackc/pgx/v5"
 )
 
@@ -51,7 +53,32 @@ func (s *stand) floors() []*floor {
 			},
 		})
 	}
+	s.ssh()
+	for _, clients := range []int{1, manyClients} {
+		floors = append(floors, &floor{
+			name: "lease of Vault's ssh engine", clients: clients,
+			once: func(client int) error {
+				secret, err := s.clients[client].Logical().Write(sshCreds, map[string]any{"ip": "127.0.0.1"})
+				if err == nil && secret.LeaseID == "" {
+					err = errors.New("no lease")
+				}
+				return err
+			},
+		})
+	}
 	return floors
+}
+
+// sshCreds leases one-time passwords that no server has to be asked for: what is
+// left is Vault's own work for a lease, and one write to its storage.
+const sshCreds = "ssh/creds/floor"
+
+func (s *stand) ssh() {
+	s.must(s.vault.Client.Sys().Mount("ssh", &api.MountInput{Type: "ssh"}), "mount ssh")
+	_, err := s.vault.Client.Logical().Write("ssh/roles/floor", map[string]any{
+		"key_type": "otp", "default_user": "nobody", "cidr_list": "127.0.0.0/8",
+	})
+	s.must(err, "configure ssh")
 }
 
 // verifier looks like one of PostgreSQL's, of no password anybody knows; the

@@ -80,10 +80,13 @@ type cellResult struct {
 	engine  *engine
 	clients int
 	load    load
+	used    processorTime
 }
 
 func (s *stand) measure(c *cellResult) {
+	before := s.processorTime()
 	err := c.run(c.clients, s.cell, func(client int) error { return c.once(s.clients[client]) })
+	c.used = c.used.plus(s.processorTime().minus(before))
 	if err != nil {
 		s.t.Logf("%s, %s, %d clients: %d requests failed, the last with: %v", c.engine.name, c.load, c.clients, c.failed, err)
 	}

@@ -64,6 +64,10 @@ func report(s *stand, engines []*engine, cells results, floors []*floor, calls m
 		fmt.Printf(header, f.name, "", fmt.Sprint(f.clients), fmt.Sprintf("%.0f", f.perSecond()),
 			milliseconds(f.quantile(0.5)), milliseconds(f.quantile(0.99)), "", "", "")
 	}
+	fmt.Println("\nProcessor time per request of Vault, our plugin, PostgreSQL and the client, in milliseconds:")
+	for _, c := range cells {
+		fmt.Printf("%-28s %-14s %8d %s\n", c.engine.name, c.load, c.clients, c.used.per(len(c.took)))
+	}
 	fmt.Println("\nEntries in Vault's Raft log per request, one client:")
 	for _, e := range engines {
 		if counted, ok := calls[e]; ok {
