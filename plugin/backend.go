@@ -42,7 +42,7 @@ func FactoryFor(version string) logical.Factory {
 		version = "v" + parsed.String()
 	}
 	return func(ctx context.Context, conf *logical.BackendConfig) (logical.Backend, error) {
-		b := newBackend(version, time.Now)
+		b := newBackend(version, systemClock())
 		if err := b.Setup(ctx, conf); err != nil {
 			return nil, fmt.Errorf("set up: %w", err)
 		}

@@ -9,7 +9,30 @@ import (
 	"os"
 	"strings"
 	"syscall"
+	"time"
 )
+
+// systemClock is the time in builds made for tests (-tags dbopsfault): off by what
+// <program>.clock-offset beside the plugin's program holds when the process starts,
+// a duration like "-1h", and right without that file.
+func systemClock() func() time.Time {
+	program, err := os.Executable()
+	if err != nil {
+		panic(fmt.Sprintf("clock: %v", err))
+	}
+	content, err := os.ReadFile(program + ".clock-offset")
+	if errors.Is(err, fs.ErrNotExist) {
+		return time.Now
+	}
+	if err != nil {
+		panic(fmt.Sprintf("clock: %v", err))
+	}
+	offset, err := time.ParseDuration(strings.TrimSpace(string(content)))
+	if err != nil {
+		panic(fmt.Sprintf("clock: %v", err))
+	}
+	return func() time.Time { return time.Now().Add(offset) }
+}
 
 // fault obeys a file in builds made for tests (-tags dbopsfault): <program>.fault
 // beside the plugin's program holds "<kind>:<point>", where the process ends at

@@ -28,9 +28,14 @@ type vaultDesk struct {
 
 func newVaultDesk(t *testing.T) *vaultDesk {
 	t.Helper()
+	return newVaultDeskOn(t, testenv.VaultOptions{Raft: true})
+}
+
+func newVaultDeskOn(t *testing.T, options testenv.VaultOptions) *vaultDesk {
+	t.Helper()
 	db := database(t)
 	db.CreateDatabase("shop")
-	v := testenv.Vault(t, testenv.VaultOptions{Raft: true})
+	v := testenv.Vault(t, options)
 	d := &vaultDesk{t: t, v: v, chain: &testChain{agent: "a1", epoch: 1}}
 
 	d.put(v.Client, "sys/policies/acl/everything", "policy", `path "*" { capabilities = ["create","read","update","delete","list","sudo"] }`)

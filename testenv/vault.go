@@ -435,6 +435,12 @@ func (v *VaultServer) AuditEntries() []json.RawMessage {
 	return entries
 }
 
+// PluginFile is the path of a file beside the plugin's program, by which tests steer
+// a build with faults: the program's path and the suffix.
+func (v *VaultServer) PluginFile(suffix string) string {
+	return filepath.Join(v.PluginDir, pluginName) + suffix
+}
+
 // RegisterPlugin copies the binary into the plugin directory and registers it by
 // its checksum under our plugin's name, as the given version or, with "", as the
 // one without.

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"testing"
 	"time"
 
@@ -49,10 +48,7 @@ func newRotated(t *testing.T, v *testenv.VaultServer, name string, config map[st
 	t.Helper()
 	mount, err := v.Client.Logical().Read("sys/mounts/" + v.Mount)
 	require.NoError(t, err)
-	programs, err := filepath.Glob(filepath.Join(v.PluginDir, "*"))
-	require.NoError(t, err)
-	require.Len(t, programs, 1)
-	r := &rotated{t: t, v: v, name: name, fault: programs[0] + ".fault", raw: fmt.Sprintf("sys/raw/logical/%s/rotation", mount.Data["uuid"])}
+	r := &rotated{t: t, v: v, name: name, fault: v.PluginFile(".fault"), raw: fmt.Sprintf("sys/raw/logical/%s/rotation", mount.Data["uuid"])}
 	config["username"], config["password"], config["allowed_roles"] = "dbops_root", rotatedRoot, "*"
 	r.write("config/"+name, config)
 	r.write("roles/leased-"+name, map[string]any{"db_name": name, "creation_statements": creation, "default_ttl": "10m"})
