@@ -160,6 +160,7 @@ func (b *backend) HandleRequest(ctx context.Context, req *logical.Request) (*log
 	if counted {
 		defer b.leave()
 	}
+	b.clearMaps(req)
 	resp, err := b.Backend.HandleRequest(ctx, req)
 	return b.answer(req, resp, err)
 }
@@ -174,6 +175,7 @@ func (b *backend) HandleExistenceCheck(ctx context.Context, req *logical.Request
 	if b.refusal.Load() != nil || unstorable(req) {
 		return false, false, nil //nolint:nilerr // HandleRequest refuses
 	}
+	b.clearMaps(req)
 	found, exists, err := b.Backend.HandleExistenceCheck(ctx, req)
 	var user errutil.UserError
 	if errors.As(err, &user) {

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 	"github.com/stretchr/testify/require"
 
@@ -104,6 +105,45 @@ func TestPolicies_ReadIsWritable(t *testing.T) {
 	}
 	m.must(m.write("", "policies/full", fields...))
 	require.Equal(t, first, m.must(m.read("", "policies/full")))
+}
+
+// The empty text clears a map as it clears a list, on every path that has one: so the
+// vault command sends "labels=".
+func TestFields_EmptyTextClears(t *testing.T) {
+	t.Parallel()
+	m := newDesk(t)
+	for path, fields := range map[string]map[string]string{
+		"policies/dev": {
+			"source_labels": "tier=gold", "target_labels": "tier=dev", "agent_labels": "site=eu", "agents": "a*", "operations": "clone",
+			"allowed_hours": "00:00-24:00", "allowed_operations": "clone",
+		},
+		"connections/prod": {"labels": "tier=gold", "purposes": "inspect=i,read=r", "agents": "a*"},
+		"agents/a1":        {"labels": "site=eu"},
+	} {
+		for field, value := range fields {
+			m.must(m.write("", path, field, value))
+			require.NotEmpty(t, m.must(m.read("", path))[field], "%s %s", path, field)
+			m.must(m.write("", path, field, ""))
+			data := m.must(m.read("", path))
+			require.Contains(t, data, field, path)
+			require.Empty(t, data[field], "%s %s", path, field)
+		}
+	}
+	// What is no map is refused as before, and stays.
+	m.must(m.write("", "connections/prod", "labels", "tier=gold"))
+	_, err := m.write("", "connections/prod", "labels", "gold")
+	require.Error(t, err)
+	require.Equal(t, map[string]any{"tier": "gold"}, m.must(m.read("", "connections/prod"))["labels"])
+}
+
+// Every map in the API is one of those that the empty text clears.
+func TestFields_MapsAreKVPairs(t *testing.T) {
+	t.Parallel()
+	for _, path := range newBackend(DefaultVersion, time.Now).paths() {
+		for name, schema := range path.Fields {
+			require.NotEqual(t, framework.TypeMap, schema.Type, "%s of %s: clearMaps does not know it", name, path.Pattern)
+		}
+	}
 }
 
 // A preset fills the rules that are not given, needs who and what, and is the only
