@@ -88,7 +88,6 @@ func (r *operationRecord) awaitApproval(now time.Time) error {
 	if err := r.become(wire.StateAwaitingApproval, now); err != nil {
 		return err
 	}
-	r.PlannedAt = now
 	r.endClaim(now)
 	return nil
 }

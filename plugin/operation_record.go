@@ -77,7 +77,7 @@ type operationRecord struct {
 	// Given are the approvals of the plan, one for each entity; wire.Operation
 	// shows them. Those that do not count any more stay.
 	Given []approval.Given `json:"given_approvals,omitempty"`
-	// PlannedAt is when the plan was accepted that waits or waited for approval.
+	// PlannedAt is when the plan was accepted.
 	PlannedAt time.Time `json:"planned_at,omitzero"`
 	// PlanFence and PlanLastPart recognise a repeated last part of the plan.
 	PlanFence    string `json:"plan_fence,omitempty"`

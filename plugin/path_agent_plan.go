@@ -190,7 +190,7 @@ func (b *backend) acceptPlan(ctx context.Context, s logical.Storage, r *operatio
 		}
 		r.PlanDigest, r.ShapeDigest = wire.Digest([]byte(text)), wire.Digest(plan.Shape)
 		r.Estimates, r.Decision, r.Pins = &plan.Estimates, decision, pinned
-		r.PlanFence, r.PlanLastPart = fence, lastPart
+		r.PlanFence, r.PlanLastPart, r.PlannedAt = fence, lastPart, now
 		if r.CancelRequested {
 			return r.cancel(now)
 		}
@@ -368,6 +368,9 @@ func (b *backend) checkPins(ctx context.Context, s logical.Storage, r *operation
 		return changed("connections/" + r.Target)
 	case was.Policies != now.Policies:
 		return changed("a policy")
+	}
+	if by := b.ops.replacedBy(r); by != "" {
+		return changed(fmt.Sprintf("the target, which operation %s replaced,", by))
 	}
 	return nil
 }

@@ -258,21 +258,40 @@ func (o *operationState) agentPermitted(r *operationRecord, name string) bool {
 // targetTaken reports whether an agent works on another operation into the same
 // database, under this or another name of it. The caller holds mu.
 func (o *operationState) targetTaken(r *operationRecord) bool {
-	mine := o.connections[r.Target].Identity
 	for id := range o.busy {
-		other := o.operations[id]
-		if id == r.ID || other.Claim == nil {
-			continue
-		}
-		if other.Target == r.Target {
-			return true
-		}
-		theirs := o.connections[other.Target].Identity
-		if mine != nil && theirs != nil && mine.Same(theirs.ServerIdentity) {
+		if other := o.operations[id]; id != r.ID && other.Claim != nil && o.sameTarget(r, other) {
 			return true
 		}
 	}
 	return false
+}
+
+// sameTarget tells whether two operations are into one database, as far as it is
+// known. The caller holds mu.
+func (o *operationState) sameTarget(r, other *operationRecord) bool {
+	if other.Target == r.Target {
+		return true
+	}
+	mine, theirs := o.connections[r.Target].Identity, o.connections[other.Target].Identity
+	return mine != nil && theirs != nil && mine.Same(theirs.ServerIdentity)
+}
+
+// replacedBy returns the operation that put another database in the target's place
+// after r was planned, "" for none. One target is worked on by one operation at a
+// time, so each ran wholly before or wholly after the planning.
+func (o *operationState) replacedBy(r *operationRecord) string {
+	if r.PlannedAt.IsZero() {
+		return ""
+	}
+	o.mu.RLock()
+	defer o.mu.RUnlock()
+	for id, other := range o.operations {
+		replaced := other.Switched || other.State == wire.StateSucceeded
+		if id != r.ID && replaced && other.StartedAt.After(r.PlannedAt) && o.sameTarget(r, other) {
+			return id
+		}
+	}
+	return ""
 }
 
 // claim gives the operation to the agent when it may have it; nil when not.

@@ -529,6 +529,119 @@ func TestApproval_SeveralPolicies(t *testing.T) {
 	require.Equal(t, wire.StateQueued, m.operation(op.ID).State)
 }
 
+// Another operation into the same target that only waits, whatever for, changes
+// nothing of what was approved; the approved one runs.
+func TestApproval_OthersThatWait(t *testing.T) {
+	t.Parallel()
+	for name, other := range map[string]func(m *desk){
+		"for an agent":               func(m *desk) { m.clone() },
+		"for approval":               func(m *desk) { m.planned() },
+		"approved, behind it":        func(m *desk) { m.must(m.approve(bob, m.planned())) },
+		"rejected":                   func(m *desk) { m.must(m.write(bob, "operations/"+m.planned().ID+"/reject", "reason", "no")) },
+		"cancelled":                  func(m *desk) { m.must(m.write(alice, "operations/"+m.planned().ID+"/cancel")) },
+		"failed in planning":         func(m *desk) { m.failedInPlanning() },
+		"under another name of it":   func(m *desk) { m.plannedByAnotherName() },
+		"after the plugin's restart": func(m *desk) { m.planned(); m.restart() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m := newApprovalDesk(t, 1, "targets", "staging,alias")
+			op := m.planned()
+			other(m)
+			m.must(m.approve(bob, op))
+			var mine []wire.Claim
+			for _, claim := range m.poll("a2").Claims {
+				if claim.OperationID == op.ID {
+					mine = append(mine, claim)
+				}
+			}
+			require.Len(t, mine, 1, "%+v", m.operation(op.ID).Result)
+			for _, side := range []string{"source", "target"} {
+				m.must(m.work("a2", op.ID, "accounts/"+side, "fence", mine[0].Fence))
+			}
+			_, shape := planText()
+			require.Equal(t, wire.StateRunning, into[wire.PlanResponse](m, m.must(m.sendPlan("a2", op.ID, mine[0].Fence, shape))).State)
+		})
+	}
+}
+
+// An operation that ran meanwhile has put another database in the target's place:
+// whoever approves, or asked, hears at once which one, and a target of another
+// database is not concerned.
+func TestApproval_TargetReplacedMeanwhile(t *testing.T) {
+	t.Parallel()
+	m := newApprovalDesk(t, 1, "targets", "staging,alias,elsewhere")
+	first := m.planned()
+	second := m.planned()
+	queued := m.planned()
+	m.must(m.approve(bob, queued))
+	m.must(m.write(alice, "operations/"+queued.ID+"/cancel"))
+	elsewhere := m.operation(m.cloneInto("elsewhere"))
+	text, _ := planText(func(h *wire.ShapeHead, _ *wire.Estimates) { h.Target.Server = "1003" })
+	m.must(m.sendPlan("a1", elsewhere.ID, m.poll("a1").Claims[0].Fence, text))
+	elsewhere = m.operation(elsewhere.ID)
+	m.plannedByAnotherName()
+	waiting := m.waiting(bob)
+	require.Len(t, waiting, 4)
+
+	m.clock.pass(time.Minute)
+	m.must(m.approve(bob, first))
+	fence := m.poll("a2").Claims[0].Fence
+	for _, side := range []string{"source", "target"} {
+		m.must(m.work("a2", first.ID, "accounts/"+side, "fence", fence))
+	}
+	_, shape := planText()
+	m.must(m.sendPlan("a2", first.ID, fence, shape))
+	m.must(m.work("a2", first.ID, "finish", "fence", fence, "outcome", "succeeded"))
+	m.settle()
+
+	for _, id := range waiting {
+		if id == first.ID {
+			continue
+		}
+		_, err := m.approve(bob, m.operation(id))
+		after := m.operation(id)
+		if id == elsewhere.ID {
+			require.NoError(t, err)
+			require.Equal(t, wire.StateQueued, after.State)
+			continue
+		}
+		require.Error(t, err, id)
+		require.Equal(t, wire.CodePlanChanged, after.Result.Code)
+		require.Contains(t, after.Result.Reason, first.ID)
+	}
+	require.Equal(t, wire.CodePlanChanged, m.operation(second.ID).Result.Code)
+
+	// What is planned from then on runs.
+	m.clock.pass(time.Minute)
+	m.must(m.write(alice, "operations/"+elsewhere.ID+"/cancel"))
+	op := m.planned()
+	m.must(m.approve(bob, op))
+	require.Equal(t, op.ID, m.poll("a2").Claims[0].OperationID)
+}
+
+// failedInPlanning is an operation whose agent found that it cannot be planned.
+func (m *desk) failedInPlanning() {
+	m.t.Helper()
+	op := m.clone()
+	fence := m.poll("a1").Claims[0].Fence
+	m.must(m.work("a1", op.ID, "accounts/inspect/target", "fence", fence))
+	m.must(m.work("a1", op.ID, "finish", "fence", fence, "outcome", "failed", "code", "unsupported"))
+	m.settle()
+}
+
+// plannedByAnotherName is an operation that waits for approval, into the database
+// behind staging under a name which nobody has used before.
+func (m *desk) plannedByAnotherName() {
+	m.t.Helper()
+	id := m.cloneInto("alias")
+	claims := m.poll("a1").Claims
+	require.Len(m.t, claims, 1)
+	require.Equal(m.t, id, claims[0].OperationID)
+	text, _ := planText()
+	require.Equal(m.t, wire.StateAwaitingApproval, into[wire.PlanResponse](m, m.must(m.sendPlan("a1", id, claims[0].Fence, text))).State)
+}
+
 // Approving what has changed meanwhile ends the operation instead: nobody shall
 // wait for approvals that cannot count.
 func TestApproval_OfWhatHasChanged(t *testing.T) {

@@ -100,7 +100,7 @@ func TestApproval_AnotherAgentRuns(t *testing.T) {
 		}
 		return nil
 	})
-	s.await(t, s.Ask(nil), wire.StateAwaitingApproval) // its agent goes on with other work
+	behind := s.await(t, s.Ask(nil), wire.StateAwaitingApproval) // its agent goes on with other work
 	s.Agent.Stop(30 * time.Second)
 
 	seen, err := s.dave.Logical().Read(s.Mount().Operation(op.ID))
@@ -135,6 +135,11 @@ func TestApproval_AnotherAgentRuns(t *testing.T) {
 	require.Equal(t, "fine", op.Approvals[0].Comment)
 	require.Equal(t, op.PlanDigest, op.Approvals[1].PlanDigest)
 	require.Equal(t, "1", s.Target.Value(stack.Database, "SELECT round FROM marker"))
+
+	// What waited beside it changed nothing of it, but has a plan for what was there
+	// before.
+	_, err = s.bob.Logical().Write(s.Mount().Operation(behind.ID)+"/approve", map[string]any{"plan_digest": behind.PlanDigest})
+	require.Contains(t, refused(t, err, wire.CodePlanChanged).Reason, op.ID)
 
 	// The source changes after the approvals, and its agent was away meanwhile.
 	changed := s.await(t, s.Ask(nil), wire.StateAwaitingApproval)
