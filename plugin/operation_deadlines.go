@@ -87,7 +87,13 @@ func (b *backend) overdue(r *operationRecord, now time.Time) func(*operationReco
 		if act := r.overdueApproval(now); act != nil {
 			return act
 		}
-		if (r.State == wire.StateRequested || r.State == wire.StateQueued) && now.Sub(latest(r.UpdatedAt, started)) > maxWait {
+		if at := b.hoursOpen(r, now); !at.Equal(r.NotBefore) {
+			return func(r *operationRecord) error {
+				r.NotBefore = at
+				return nil
+			}
+		}
+		if (r.State == wire.StateRequested || r.State == wire.StateQueued) && now.Sub(latest(r.UpdatedAt, started, r.NotBefore)) > maxWait {
 			return func(r *operationRecord) error {
 				r.Result = &wire.Result{Code: wire.CodeExpired, Reason: "no agent took it in time", Hint: "is an agent running that policies and both connections permit and that has a working audit device?"}
 				return r.become(wire.StateExpired, now)
@@ -107,6 +113,19 @@ func (b *backend) overdue(r *operationRecord, now time.Time) func(*operationReco
 		}
 	}
 	return nil
+}
+
+// hoursOpen is when allowed_hours let a queued operation run that is outside of them,
+// or was while it waited; zero for any other. The time is set once for each wait, so
+// that an operation which no agent takes in those hours either does not wait for ever.
+func (b *backend) hoursOpen(r *operationRecord, now time.Time) time.Time {
+	if r.State != wire.StateQueued || r.NotBefore.After(r.UpdatedAt) {
+		return r.NotBefore
+	}
+	if at, ok := b.ops.policySet().Opens(r.Decision.Policies, now); ok && at.After(now) {
+		return at.UTC()
+	}
+	return r.NotBefore
 }
 
 // loseAgent takes the claim from an agent that fell silent.

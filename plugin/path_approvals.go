@@ -135,7 +135,13 @@ func (b *backend) pathOperationApprove(ctx context.Context, req *logical.Request
 		}
 	}
 	now := b.now().UTC()
-	return b.decided(ctx, req, r.ID, known, comment, func(r *operationRecord) error { return r.approve(who, digest, comment, known, now) })
+	return b.decided(ctx, req, r.ID, known, comment, func(r *operationRecord) error {
+		if err := r.approve(who, digest, comment, known, now); err != nil {
+			return err
+		}
+		r.NotBefore = b.hoursOpen(r, now)
+		return nil
+	})
 }
 
 // passes tells whether a refusal is one that time lifts: it is looked at again

@@ -420,6 +420,67 @@ func TestApproval_Expires(t *testing.T) {
 	m.refused(wire.CodeConflict, resp, err)
 }
 
+// What is approved outside of allowed_hours, or is still queued when they end, waits
+// until they begin and says when; from then on it waits for an agent as long as any
+// other, and not until they begin again.
+func TestApproval_WaitsForHours(t *testing.T) {
+	t.Parallel()
+	enforce := func(m *desk) { require.NoError(t, m.b.enforceDeadlines(context.Background(), m.storage)) }
+	opens := time.Date(2026, 11, 25, 8, 0, 0, 0, time.UTC)
+	for name, approvedAt := range map[string]time.Duration{"approved outside": 2 * time.Hour, "hours end while queued": 30 * time.Minute} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m := newApprovalDesk(t, 1, "allowed_hours", "08:00-13:00") // it is Tuesday, 12:00
+			op := m.planned()
+			m.clock.pass(approvedAt)
+			after := into[wire.Operation](m, m.must(m.approve(bob, op)))
+			require.Equal(t, wire.StateQueued, after.State)
+			if approvedAt > time.Hour {
+				require.Equal(t, opens, after.NotBefore, "the answer says when")
+			} else {
+				require.Zero(t, after.NotBefore)
+			}
+			m.clock.pass(2*time.Hour - approvedAt)
+			require.Empty(t, m.poll("a1").Claims)
+			enforce(m)
+			require.Equal(t, opens, m.operation(op.ID).NotBefore)
+			m.restart()
+			m.clock.pass(10 * time.Hour)
+			enforce(m)
+			require.Empty(t, m.poll("a1").Claims)
+			after = m.operation(op.ID)
+			require.Equal(t, wire.StateQueued, after.State)
+			require.Equal(t, opens, after.NotBefore)
+
+			m.clock.pass(opens.Sub(m.clock.now()) + maxWait)
+			enforce(m)
+			after = m.operation(op.ID)
+			require.Equal(t, wire.StateQueued, after.State)
+			require.Zero(t, after.NotBefore, "it may run now")
+			if name == "approved outside" {
+				require.Equal(t, wire.PhaseRunning, m.poll("a1").Claims[0].Phase)
+				return
+			}
+			m.clock.pass(time.Second)
+			enforce(m)
+			after = m.operation(op.ID)
+			require.Equal(t, wire.StateExpired, after.State)
+			require.Contains(t, after.Result.Reason, "no agent took it in time")
+		})
+	}
+
+	// Of several policies all must be open.
+	m := newApprovalDesk(t, 1, "allowed_hours", "08:00-13:00")
+	m.must(m.write("", "policies/more", "entities", "*", "sources", "*", "targets", "*", "allowed_operations", "*", "max_operations_per_hour", 0,
+		"allowed_hours", "12:00-12:10"))
+	op := m.planned()
+	m.clock.pass(5 * time.Minute)
+	require.Equal(t, wire.StateQueued, into[wire.Operation](m, m.must(m.approve(bob, op))).State)
+	m.clock.pass(maxWait + time.Second)
+	enforce(m)
+	require.Equal(t, time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC), m.operation(op.ID).NotBefore)
+}
+
 // One rejection ends the operation, says who and why, and holds against approvals;
 // what runs already can only be cancelled.
 func TestApproval_Rejected(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
@@ -125,6 +126,9 @@ func (b *backend) operationData(r *operationRecord, known *people) (map[string]a
 	var err error
 	if op.Approvals, op.ApprovalNeeds, err = r.approvals(known, b.now()); err != nil {
 		return nil, err
+	}
+	if r.State != wire.StateQueued || !r.NotBefore.After(b.now()) {
+		op.NotBefore = time.Time{}
 	}
 	b.ops.mu.RLock()
 	if p, ok := b.ops.progress[r.ID]; ok && r.Claim != nil {

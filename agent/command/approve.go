@@ -188,8 +188,12 @@ func (c *console) decider(set *flag.FlagSet, flags *vaultFlags, args []string, c
 	return vault.NewRequester(client), words[0], nil
 }
 
-// needsText says who is still needed, for an operation that waits for approval.
+// needsText says what a waiting operation still needs: approvals, or a time at which
+// allowed_hours let it run.
 func needsText(op wire.Operation) string {
+	if op.State == wire.StateQueued && !op.NotBefore.IsZero() {
+		return "not before " + op.NotBefore.Local().Format(time.DateTime) + ", when allowed_hours let it run"
+	}
 	if op.State != wire.StateAwaitingApproval {
 		return ""
 	}

@@ -29,6 +29,7 @@ type followLine struct {
 	Decision    *wire.Decision `json:"decision,omitempty"`
 	// Needs says whose approval it waits for.
 	Needs     []wire.ApprovalStatus `json:"approval_needs,omitempty"`
+	NotBefore time.Time             `json:"not_before,omitzero"` // allowed_hours let it run
 	Progress  *wire.Progress        `json:"progress,omitempty"`
 	Note      string                `json:"note,omitempty"`
 	Operation *wire.Operation       `json:"operation,omitempty"`
@@ -44,7 +45,7 @@ func (v *jsonView) line(l followLine) {
 // Update prints what changed since the last look.
 func (v *jsonView) Update(op wire.Operation) {
 	if !v.seen || op.State != v.last.State || needsText(op) != needsText(v.last) {
-		l := followLine{Type: "state", OperationID: op.ID, State: op.State, Agent: op.Agent}
+		l := followLine{Type: "state", OperationID: op.ID, State: op.State, Agent: op.Agent, NotBefore: op.NotBefore}
 		if op.State == wire.StateAwaitingApproval {
 			l.Needs = op.ApprovalNeeds
 		}

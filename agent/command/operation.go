@@ -141,6 +141,9 @@ func printOperation(w io.Writer, op wire.Operation, report *operation.Report) {
 	for _, need := range op.ApprovalNeeds {
 		row("Approval", need.String())
 	}
+	if op.State == wire.StateQueued {
+		row("Waits", needsText(op))
+	}
 	row("Agent", op.Agent)
 	row("Created", op.CreatedAt.Local().Format(time.DateTime))
 	if op.State.Final() {

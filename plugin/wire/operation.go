@@ -147,6 +147,7 @@ type Operation struct {
 	Estimates       *Estimates        `json:"estimates,omitempty"`
 	Approvals       []Approval        `json:"approvals,omitempty"`      // given so far; some may not count any more
 	ApprovalNeeds   []ApprovalStatus  `json:"approval_needs,omitempty"` // while it waits for approval or an agent; not stored
+	NotBefore       time.Time         `json:"not_before,omitzero"`      // when allowed_hours let it run, while it is queued outside of them
 	Rejection       *Rejection        `json:"rejection,omitempty"`
 	Agent           string            `json:"agent,omitempty"` // holder of the claim, last one at the end
 	Fence           string            `json:"fence,omitempty"`

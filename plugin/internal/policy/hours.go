@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 	_ "time/tzdata" // a Vault host need not have it, and decisions must not depend on it
@@ -148,6 +149,40 @@ func (h *Hours) contain(f face) bool {
 		}
 	}
 	return false
+}
+
+// Opens returns the first time from t on at which the allowed_hours of every named
+// policy let operations run; that is t where they do now. It is not ok when they
+// never do within two weeks.
+func (s *Set) Opens(names []string, t time.Time) (at time.Time, ok bool) {
+	at = t
+	for at.Sub(t) < 14*24*time.Hour {
+		next := at
+		for i := range s.policies {
+			p := &s.policies[i]
+			if len(p.AllowedHours) == 0 || !slices.Contains(names, p.Name) {
+				continue
+			}
+			if p.hours == nil { // nobody can read them any more
+				return time.Time{}, false
+			}
+			if p.hours.Contain(at) {
+				continue
+			}
+			opens := p.hours.Next(at)
+			if opens.IsZero() {
+				return time.Time{}, false
+			}
+			if opens.After(next) {
+				next = opens
+			}
+		}
+		if next.Equal(at) {
+			return at, true
+		}
+		at = next
+	}
+	return time.Time{}, false
 }
 
 // Next returns the first instant after t that is in a window, where t is in none.

@@ -108,3 +108,36 @@ func TestHours_NextIsTheFirstMinute(t *testing.T) {
 		require.True(t, want.Equal(h.Next(from)), "%+v: want %s, got %s", c, want, h.Next(from))
 	}
 }
+
+// Operations wait until the hours of all their policies are open at once, or hear
+// that this never is.
+func TestSet_Opens(t *testing.T) {
+	t.Parallel()
+	named := func(name, zone string, windows ...string) policy.Policy {
+		return policy.Policy{Name: name, AllowedHours: windows, AllowedHoursTimeZone: zone}
+	}
+	set := policy.Compile([]policy.Policy{
+		named("always", ""), named("mornings", "", "08:00-12:00"), named("tuesdays", "", "tue 00:00-24:00"), named("berlin", "Europe/Berlin", "12:00-13:00"),
+		named("nights", "", "22:00-06:00"), named("unreadable", "", "whenever"),
+	})
+	now := time.Date(2026, 11, 25, 11, 30, 0, 0, time.UTC) // Wednesday
+	for _, c := range []struct {
+		names []string
+		want  string
+	}{
+		{nil, "2026-11-25T11:30:00Z"},
+		{[]string{"always", "mornings", "gone"}, "2026-11-25T11:30:00Z"},
+		{[]string{"nights"}, "2026-11-25T22:00:00Z"},
+		{[]string{"tuesdays"}, "2026-12-01T00:00:00Z"},
+		{[]string{"tuesdays", "mornings"}, "2026-12-01T08:00:00Z"},
+		{[]string{"berlin", "tuesdays", "mornings"}, "2026-12-01T11:00:00Z"},
+		{[]string{"mornings", "nights"}, ""},
+		{[]string{"unreadable"}, ""},
+	} {
+		at, ok := set.Opens(c.names, now)
+		require.Equal(t, c.want != "", ok, "%v", c.names)
+		if ok {
+			require.Equal(t, c.want, at.UTC().Format(time.RFC3339), "%v", c.names)
+		}
+	}
+}
