@@ -57,6 +57,27 @@ func found(t *testing.T, p wire.Posture, weaknesses []planted) {
 	}
 }
 
+// foundOnly asserts that the posture of a connection names each planted weakness and
+// nothing else, and returns it.
+func (m *engine) foundOnly(connection string, weaknesses []planted) wire.Posture {
+	m.t.Helper()
+	answer := m.readPosture("posture/" + connection)
+	found(m.t, answer, weaknesses)
+	require.Len(m.t, answer.Findings, len(weaknesses), "%+v", answer.Findings)
+	return answer
+}
+
+// newMountTo is a mount with a connection of that name and kind, which logs in by a
+// connection_url.
+func newMountTo(t *testing.T, name, plugin, url, username, password string) *engine {
+	t.Helper()
+	m := newMount(t, &logical.InmemStorage{})
+	m.must(logical.CreateOperation, "config/"+name, map[string]any{
+		"plugin_name": plugin, "connection_url": url, "username": username, "password": password,
+	})
+	return m
+}
+
 // readmeBlock is a block of the README after a comment.
 func readmeBlock(t *testing.T, comment string) string {
 	t.Helper()
@@ -92,11 +113,8 @@ func TestPosture_WeakPostgres(t *testing.T) {
 		`CREATE ROLE legacy LOGIN PASSWORD 'planted-md5-password'`, `CREATE ROLE second LOGIN SUPERUSER`,
 		`GRANT CREATE ON SCHEMA public TO PUBLIC`, `CREATE TABLE open_to_all (n int)`, `GRANT SELECT ON open_to_all TO PUBLIC`,
 	)
-	m := newMount(t, &logical.InmemStorage{})
-	m.must(logical.CreateOperation, "config/weak", map[string]any{
-		"plugin_name": postgresPluginName, "connection_url": p.ConnectionURL("postgres"), "username": p.User, "password": p.Password,
-	})
-	weaknesses := []planted{
+	m := newMountTo(t, "weak", postgresPluginName, p.ConnectionURL("postgres"), p.User, p.Password)
+	answer := m.foundOnly("weak", []planted{
 		{"tls_off", ""},
 		{"root_never_rotated", ""},
 		{"root_excess_rights", "SUPERUSER"},
@@ -115,10 +133,7 @@ func TestPosture_WeakPostgres(t *testing.T) {
 		{"postgres_public_connect", "postgres"},
 		{"postgres_log_connections", "off"},
 		{"postgres_log_disconnections", "off"},
-	}
-	answer := m.readPosture("posture/weak")
-	found(t, answer, weaknesses)
-	require.Len(t, answer.Findings, len(weaknesses), "%+v", answer.Findings)
+	})
 	require.Less(t, answer.Score, 20)
 	require.Equal(t, wire.RiskCritical, answer.Findings[0].Severity, "the worst comes first")
 }
@@ -138,10 +153,7 @@ func TestPosture_HardenedPostgres(t *testing.T) {
 		`CREATE ROLE dbops_vault LOGIN CREATEROLE PASSWORD '`+rootPassword+`'`, `GRANT dbops_inspect, dbops_read TO dbops_vault WITH ADMIN OPTION`,
 		`REVOKE ALL ON SCHEMA public FROM PUBLIC`, `REVOKE ALL ON DATABASE postgres FROM PUBLIC`, `GRANT CONNECT ON DATABASE postgres TO dbops_vault`,
 	)
-	m := newMount(t, &logical.InmemStorage{})
-	m.must(logical.CreateOperation, "config/good", map[string]any{
-		"plugin_name": postgresPluginName, "connection_url": p.ConnectionURL("postgres"), "username": "dbops_vault", "password": rootPassword,
-	})
+	m := newMountTo(t, "good", postgresPluginName, p.ConnectionURL("postgres"), "dbops_vault", rootPassword)
 	m.classify("good")
 	m.must(logical.UpdateOperation, "rotate-root/good", nil)
 
@@ -187,11 +199,8 @@ CREATE USER 'admin'@'10.0.0.%' IDENTIFIED BY 'planted-admin-password';
 GRANT ALL ON *.* TO 'admin'@'10.0.0.%';
 CREATE USER 'ancient'@'10.0.0.3' IDENTIFIED VIA mysql_old_password USING '0123456789abcdef';
 CREATE USER 'app'@'%' IDENTIFIED BY 'planted-app-password'`)
-	m := newMount(t, &logical.InmemStorage{})
-	m.must(logical.CreateOperation, "config/weak", map[string]any{
-		"plugin_name": mysqlPluginName, "connection_url": server.ConnectionURL(""), "username": server.User, "password": server.Password,
-	})
-	weaknesses := []planted{
+	m := newMountTo(t, "weak", mysqlPluginName, server.ConnectionURL(""), server.User, server.Password)
+	m.foundOnly("weak", []planted{
 		{"tls_off", ""},
 		{"root_never_rotated", ""},
 		{"root_excess_rights", "FILE"},
@@ -208,10 +217,7 @@ CREATE USER 'app'@'%' IDENTIFIED BY 'planted-app-password'`)
 		{"mysql_secure_file_priv", "empty"},
 		{"mysql_tls_old", "TLSv1.1"},
 		{"mysql_test_database", "test"},
-	}
-	answer := m.readPosture("posture/weak")
-	found(t, answer, weaknesses)
-	require.Len(t, answer.Findings, len(weaknesses), "%+v", answer.Findings)
+	})
 }
 
 // A hardened MariaDB server has no finding.
@@ -233,14 +239,10 @@ GRANT SELECT ON shop.* TO 'dbops_vault'@'127.0.0.1' WITH GRANT OPTION`)
 	m.classify("good")
 	m.must(logical.UpdateOperation, "rotate-root/good", nil)
 
-	answer := m.readPosture("posture/good")
-	found(t, answer, []planted{{"not_checked", "accounts (needs SELECT ON mysql.user)"}})
-	require.Len(t, answer.Findings, 1, "%+v", answer.Findings)
+	m.foundOnly("good", []planted{{"not_checked", "accounts (needs SELECT ON mysql.user)"}})
 
 	server.Exec("", `GRANT SELECT ON mysql.user TO 'dbops_vault'@'127.0.0.1'`)
-	answer = m.readPosture("posture/good")
-	require.Empty(t, answer.Findings)
-	require.Equal(t, 100, answer.Score)
+	require.Equal(t, 100, m.foundOnly("good", nil).Score)
 }
 
 // 9 weaknesses planted on two Redis servers are named. No server of the test is
@@ -256,7 +258,7 @@ func TestPosture_WeakRedis(t *testing.T) {
 	m.must(logical.CreateOperation, "config/weak", redisConfig(exposed, nil))
 	m.must(logical.CreateOperation, "config/open", redisConfig(open, nil))
 
-	weaknesses := []planted{
+	m.foundOnly("weak", []planted{
 		{"tls_off", ""},
 		{"root_never_rotated", ""},
 		{"root_excess_rights", "+@all"},
@@ -266,10 +268,7 @@ func TestPosture_WeakRedis(t *testing.T) {
 		{"redis_dangerous_users", "ops (acl|setuser, config|set"},
 		{"redis_protected_mode", "0.0.0.0"},
 		{"redis_plaintext_port", ""},
-	}
-	answer := m.readPosture("posture/weak")
-	found(t, answer, weaknesses)
-	require.Len(t, answer.Findings, len(weaknesses), "%+v", answer.Findings)
+	})
 	found(t, m.readPosture("posture/open"), []planted{{"redis_default_open", "no password"}})
 }
 
@@ -287,9 +286,7 @@ func TestPosture_HardenedRedis(t *testing.T) {
 	}))
 	m.classify("good")
 	m.must(logical.UpdateOperation, "rotate-root/good", nil)
-	answer := m.readPosture("posture/good")
-	require.Empty(t, answer.Findings)
-	require.Equal(t, 100, answer.Score)
+	require.Equal(t, 100, m.foundOnly("good", nil).Score)
 }
 
 // A server that never answers is a finding within the time limit, and delays the

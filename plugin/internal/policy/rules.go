@@ -87,6 +87,17 @@ var rateRules = [4]struct {
 	{RuleMaxOperationsPerHourMount, func(p *Policy) int { return p.MaxOperationsPerHourMount }, func(h *History) []time.Time { return h.Mount }, "of this mount"},
 }
 
+// volumeRules are the limits on what the source has, by a plan's estimates.
+var volumeRules = [2]struct {
+	rule  string
+	limit func(*compiled) int64
+	of    func(*wire.Estimates) int64
+	unit  string
+}{
+	{RuleMaxBytes, func(p *compiled) int64 { return p.MaxBytes }, func(e *wire.Estimates) int64 { return e.Bytes }, "bytes"},
+	{RuleMaxRows, func(p *compiled) int64 { return p.MaxRows }, func(e *wire.Estimates) int64 { return e.Rows }, "rows"},
+}
+
 // look reads the facts off a request.
 func (f *facts) look(r *Request, now time.Time) {
 	*f = facts{Request: r, now: now}
@@ -294,74 +305,54 @@ func rules() []*rule {
 				return pairOf(f, func(c Connection) string { return either(c.Zone != "", c.Zone, "no zone") })
 			},
 		},
-		{
-			name: RuleMaxBytes, limit: func(p *compiled) int64 { return p.MaxBytes },
-			level: func(f *facts) int64 {
-				if f.Estimates == nil {
-					return notCounted
-				}
-				return f.Estimates.Bytes - 1 // the limit itself is within it
-			},
-			refusal: func(p *compiled, f *facts) wire.Decision {
-				return wire.Decision{
-					Code:   wire.CodeLimitExceeded,
-					Reason: fmt.Sprintf("the source has about %d bytes, more than %d", f.Estimates.Bytes, p.MaxBytes),
-				}
-			},
-			value: func(p *compiled) any { return p.MaxBytes },
-			saw: func(f *facts) string {
-				if f.Estimates == nil {
-					return "no plan yet; held when there is one, and while copying"
-				}
-				return fmt.Sprintf("about %d bytes", f.Estimates.Bytes)
-			},
-		},
-		{
-			name: RuleMaxRows, limit: func(p *compiled) int64 { return p.MaxRows },
-			level: func(f *facts) int64 {
-				if f.Estimates == nil {
-					return notCounted
-				}
-				return f.Estimates.Rows - 1 // the limit itself is within it
-			},
-			refusal: func(p *compiled, f *facts) wire.Decision {
-				return wire.Decision{
-					Code:   wire.CodeLimitExceeded,
-					Reason: fmt.Sprintf("the source has about %d rows, more than %d", f.Estimates.Rows, p.MaxRows),
-				}
-			},
-			value: func(p *compiled) any { return p.MaxRows },
-			saw: func(f *facts) string {
-				if f.Estimates == nil {
-					return "no plan yet; held when there is one, and while copying"
-				}
-				return fmt.Sprintf("about %d rows", f.Estimates.Rows)
-			},
-		},
-		{
-			name: RuleAllowedHours, waits: true, set: func(p *compiled) bool { return len(p.AllowedHours) > 0 }, live: always,
-			// Hours that cannot be read any more contain nothing.
-			refuses: func(p *compiled, f *facts) bool { return p.hours == nil || !p.hours.contain(f.faceIn(p.hours.zone)) },
-			// The zone first: in this order the clock of each is looked at once.
-			reads: func(p *compiled) string { return fmt.Sprintf("%q %q", p.AllowedHoursTimeZone, p.AllowedHours) },
-			until: func(p *compiled, f *facts) time.Time {
-				if p.hours == nil {
-					return time.Time{}
-				}
-				return p.hours.Next(f.now)
-			},
-			refusal: func(p *compiled, f *facts) wire.Decision {
-				return denied("it is %s, outside of %s %s", p.clock(f.now), strings.Join(p.AllowedHours, ", "), p.zoneName())
-			},
-			value: func(p *compiled) any {
-				if len(p.AllowedHours) == 0 {
-					return p.AllowedHours
-				}
-				return strings.Join(p.AllowedHours, ", ") + " " + p.zoneName()
-			},
-			saw: func(f *facts) string { return f.now.UTC().Format(time.RFC3339) },
-		},
 	}
+	for _, v := range volumeRules {
+		all = append(all, &rule{
+			name: v.rule, limit: v.limit,
+			level: func(f *facts) int64 {
+				if f.Estimates == nil {
+					return notCounted
+				}
+				return v.of(f.Estimates) - 1 // the limit itself is within it
+			},
+			refusal: func(p *compiled, f *facts) wire.Decision {
+				return wire.Decision{
+					Code:   wire.CodeLimitExceeded,
+					Reason: fmt.Sprintf("the source has about %d %s, more than %d", v.of(f.Estimates), v.unit, v.limit(p)),
+				}
+			},
+			value: func(p *compiled) any { return v.limit(p) },
+			saw: func(f *facts) string {
+				if f.Estimates == nil {
+					return "no plan yet; held when there is one, and while copying"
+				}
+				return fmt.Sprintf("about %d %s", v.of(f.Estimates), v.unit)
+			},
+		})
+	}
+	all = append(all, &rule{
+		name: RuleAllowedHours, waits: true, set: func(p *compiled) bool { return len(p.AllowedHours) > 0 }, live: always,
+		// Hours that cannot be read any more contain nothing.
+		refuses: func(p *compiled, f *facts) bool { return p.hours == nil || !p.hours.contain(f.faceIn(p.hours.zone)) },
+		// The zone first: in this order the clock of each is looked at once.
+		reads: func(p *compiled) string { return fmt.Sprintf("%q %q", p.AllowedHoursTimeZone, p.AllowedHours) },
+		until: func(p *compiled, f *facts) time.Time {
+			if p.hours == nil {
+				return time.Time{}
+			}
+			return p.hours.Next(f.now)
+		},
+		refusal: func(p *compiled, f *facts) wire.Decision {
+			return denied("it is %s, outside of %s %s", p.clock(f.now), strings.Join(p.AllowedHours, ", "), p.zoneName())
+		},
+		value: func(p *compiled) any {
+			if len(p.AllowedHours) == 0 {
+				return p.AllowedHours
+			}
+			return strings.Join(p.AllowedHours, ", ") + " " + p.zoneName()
+		},
+		saw: func(f *facts) string { return f.now.UTC().Format(time.RFC3339) },
+	})
 	for i := range rateRules {
 		limit, times, whose := rateRules[i].limit, rateRules[i].times, rateRules[i].whose
 		all = append(all, &rule{
