@@ -136,13 +136,10 @@ func (c *crashes) sessionsEnd(t *testing.T) {
 func (c *crashes) workers(t *testing.T) []int {
 	t.Helper()
 	docker, ctx := testenv.Docker(t), context.Background()
-	containers, err := docker.ContainerList(ctx, container.ListOptions{Filters: filters.NewArgs(filters.Arg("label", "io.dbops.operation"))})
+	containers, err := docker.ContainerList(ctx, container.ListOptions{Filters: c.Containers()})
 	require.NoError(t, err)
 	var pids []int
 	for _, running := range containers {
-		if !c.own(running.Labels["io.dbops.operation"]) {
-			continue
-		}
 		if details, err := docker.ContainerInspect(ctx, running.ID); err == nil && details.State.Pid > 0 {
 			pids = append(pids, details.State.Pid)
 		}

@@ -28,6 +28,7 @@ func (s *Stack) WriteAgentConfig(name string, maxOperations int, more string) st
 	if maxOperations == 0 {
 		maxOperations = 1
 	}
+	s.agents = append(s.agents, name)
 	path := filepath.Join(s.Dir, name+".hcl")
 	text := fmt.Sprintf(`name           = %q
 state_dir      = %q
@@ -52,7 +53,7 @@ sandbox {
   tools_image = %q
 }
 %s
-`, name, filepath.Join(s.Dir, name, "state"), filepath.Join(s.runDir, name), maxOperations, s.Vault.Address, s.mount,
+`, name, filepath.Join(s.Dir, name, "state"), s.agentRunDir(name), maxOperations, s.Vault.Address, s.mount,
 		filepath.Join(s.Dir, name+".role-id"), filepath.Join(s.Dir, name+".wrapped-secret-id"),
 		testenv.Image(s.T, testenv.PartTools), more)
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {

@@ -6,6 +6,8 @@ package stack
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -14,6 +16,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/filters"
 	"github.com/hashicorp/vault/api"
@@ -58,9 +61,10 @@ type Stack struct {
 	Vault          *testenv.VaultServer
 	Source, Target *testenv.PostgresServer
 	Agent          *testenv.AgentProcess
-	AgentConfig    string // path of agent.hcl
-	Dir            string // holds state and identity of the agent
-	runDir         string // in memory, as below /run on a real host
+	AgentConfig    string   // path of agent.hcl
+	Dir            string   // holds state and identity of the agent
+	runDir         string   // in memory, as below /run on a real host
+	agents         []string // names of those that have a configuration
 	RequesterToken string
 	Requester      *api.Client
 
@@ -98,28 +102,40 @@ func New(t testenv.TB, opts Options) *Stack {
 	return s
 }
 
-// removeSandboxes removes what an agent left that had no Vault any more to finish
-// with: containers whose sockets lie below this stack's run directory.
+// removeSandboxes removes the containers of agents that were killed, or had no Vault
+// any more to finish with: those of operations, and those that images are made of.
 func (s *Stack) removeSandboxes() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	docker := testenv.Docker(s.T)
-	found, err := docker.ContainerList(ctx, container.ListOptions{
-		All: true, Filters: filters.NewArgs(filters.Arg("label", "io.dbops.operation")),
-	})
-	if err != nil {
-		s.T.Logf("list sandboxes: %v", err)
-	}
-	for _, c := range found {
-		for _, mount := range c.Mounts {
-			if strings.HasPrefix(mount.Source, s.runDir+"/") {
-				if err := docker.ContainerRemove(ctx, c.ID, container.RemoveOptions{Force: true}); err != nil {
-					s.T.Logf("remove sandbox %s: %v", c.ID, err)
-				}
+	for _, agent := range s.agents {
+		found, err := docker.ContainerList(ctx, container.ListOptions{All: true, Filters: s.containersOf(agent)})
+		if err != nil {
+			s.T.Logf("list containers of agent %s: %v", agent, err)
+		}
+		for _, c := range found {
+			if err := docker.ContainerRemove(ctx, c.ID, container.RemoveOptions{Force: true}); err != nil && !errdefs.IsNotFound(err) {
+				s.T.Logf("remove container %s of agent %s: %v", c.ID, agent, err)
 			}
 		}
 	}
 }
+
+// Containers finds those of the stack's first agent in Docker.
+func (s *Stack) Containers() filters.Args { return s.containersOf(AgentName) }
+
+func (s *Stack) containersOf(agent string) filters.Args {
+	return filters.NewArgs(filters.Arg("label", "io.dbops.instance="+s.instance(agent)))
+}
+
+// instance is what the agent labels its containers with: agents of one name on one
+// host, one in each test, have run directories of their own.
+func (s *Stack) instance(agent string) string {
+	sum := sha256.Sum256([]byte(agent + "\x00" + s.agentRunDir(agent)))
+	return hex.EncodeToString(sum[:8])
+}
+
+func (s *Stack) agentRunDir(agent string) string { return filepath.Join(s.runDir, agent) }
 
 // shortDir is a directory whose path leaves room for the names of sockets, which
 // may have 107 bytes.
