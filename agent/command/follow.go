@@ -17,7 +17,7 @@ import (
 const (
 	lookSoon      = 400 * time.Millisecond // in the first minute
 	lookLater     = 2 * time.Second
-	lookWaiting   = 5 * time.Second // while people have to approve
+	lookWaiting   = 5 * time.Second // while people have to approve, or hours to begin
 	lookSoonFor   = time.Minute
 	lookPauseMost = 10 * time.Second // between looks while Vault does not answer
 	lookPatience  = 5 * time.Minute  // without an answer, then we give up
@@ -105,7 +105,7 @@ func (f *follower) follow(op wire.Operation) (int, error) {
 				}
 				pause = lookSoon
 				switch {
-				case op.State == wire.StateAwaitingApproval:
+				case op.State == wire.StateAwaitingApproval || !op.NotBefore.IsZero():
 					pause = lookWaiting
 				case time.Since(started) > lookSoonFor:
 					pause = lookLater

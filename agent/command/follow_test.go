@@ -265,6 +265,36 @@ func TestMeter(t *testing.T) {
 	require.Equal(t, "5.0 GiB", sizeText(5<<30))
 }
 
+// What is queued outside of allowed_hours says until when, once.
+func TestFollow_AllowedHours(t *testing.T) {
+	t.Parallel()
+	queued := inState(wire.StateQueued)
+	queued.NotBefore = time.Date(2026, 11, 25, 8, 0, 0, 0, time.Local)
+	var asJSON bytes.Buffer
+	view := &jsonView{console: &console{stdout: &asJSON, stderr: &asJSON}, now: time.Now}
+	var out syncBuffer
+	bar := newBarView(&out, time.Now)
+	for _, op := range []wire.Operation{inState(wire.StateAwaitingApproval), queued, queued, inState(wire.StateQueued), running(wire.StepCopy, 1)} {
+		view.Update(op)
+		bar.Update(op)
+	}
+	bar.Leave()
+	require.Equal(t, 1, strings.Count(out.String(), "not before 2026-11-25 08:00:00, when allowed_hours let it run"), out.String())
+	var times []time.Time
+	for _, line := range strings.Split(strings.TrimSpace(asJSON.String()), "\n") {
+		var l followLine
+		require.NoError(t, json.Unmarshal([]byte(line), &l))
+		if !l.NotBefore.IsZero() {
+			times = append(times, l.NotBefore)
+		}
+	}
+	require.Len(t, times, 1)
+	require.True(t, queued.NotBefore.Equal(times[0]))
+	var shown strings.Builder
+	printOperation(&shown, queued, nil)
+	require.Regexp(t, `Waits +not before 2026-11-25 08:00:00`, shown.String())
+}
+
 // While people have to approve, the follower says for whom it waits, each time
 // that changes and not oftener, and looks less often.
 func TestFollow_Approval(t *testing.T) {
