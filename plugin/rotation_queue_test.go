@@ -108,10 +108,14 @@ func staticWorks(m *engine, p *testenv.PostgresServer, role, username string) bo
 // Roles that become due at one moment, as after an outage, are worked off at once.
 func TestRotation_AllDueAtOnce(t *testing.T) {
 	t.Parallel()
-	const roles = 200
+	const roles = 200 / race.Slowdown
 	m, p := withStatic(t)
+	var statements []string
 	for i := range roles {
-		p.Exec("postgres", fmt.Sprintf(`CREATE ROLE svc%d LOGIN`, i))
+		statements = append(statements, fmt.Sprintf(`CREATE ROLE svc%d LOGIN`, i))
+	}
+	p.Exec("postgres", statements...)
+	for i := range roles {
 		m.must(logical.CreateOperation, fmt.Sprintf("static-roles/r%d", i), map[string]any{
 			"db_name": "prod", "username": fmt.Sprintf("svc%d", i), "rotation_period": "1h", "skip_import_rotation": true, "password": "initial",
 		})

@@ -303,7 +303,16 @@ func (s *server) Stop() {
 // Pause freezes the server: connections to it hang, as with a dead network.
 func (s *server) Pause() {
 	s.t.Helper()
-	s.act("pause", func(ctx context.Context) error { return s.docker.ContainerPause(ctx, s.ID) })
+	s.act("pause", func(ctx context.Context) error {
+		for {
+			err := s.docker.ContainerPause(ctx, s.ID)
+			// On a loaded machine runc gives the freezer too little time, and thaws again.
+			if err == nil || !strings.Contains(err.Error(), "unable to freeze") || ctx.Err() != nil {
+				return err
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+	})
 }
 
 // Unpause ends a Pause.
