@@ -88,6 +88,10 @@ func (p personalPattern) replace(text string) string {
 			continue
 		}
 		if !alone(text, start, end) || !p.sure(text[start:end]) {
+			if p.word == RedactedEmail {
+				from = nextAddress(text, start, end)
+				continue
+			}
 			from = start + 1 // what was found may hide another that begins later
 			if word := wordEnd(text, start); start > 0 && wordByte(text[start-1]) && word > from {
 				from = word // nothing within a longer word counts
@@ -105,6 +109,21 @@ func (p personalPattern) replace(text string) string {
 	return b.String()
 }
 
+// nextAddress is where the next e-mail address may begin after text[start:end],
+// which looks like one and is none. Its part before the sign may be as long as the
+// text, and whatever begins within it ends where it ends: so it is passed over,
+// but for what begins after a percent sign, which may stand beside an address.
+func nextAddress(text string, start, end int) int {
+	sign := start + strings.IndexByte(text[start:end], '@')
+	if !ends(text, end) {
+		return sign + 1
+	}
+	if at := strings.IndexByte(text[start:sign], '%'); at >= 0 {
+		return start + at + 1
+	}
+	return sign + 1
+}
+
 // alone reports whether text[start:end] is a word of its own.
 func alone(text string, start, end int) bool {
 	if start > 0 {
@@ -116,6 +135,11 @@ func alone(text string, start, end int) bool {
 			return false
 		}
 	}
+	return ends(text, end)
+}
+
+// ends reports whether no longer word goes on at end.
+func ends(text string, end int) bool {
 	if end < len(text) {
 		if wordByte(text[end]) || strings.IndexByte("=@+", text[end]) >= 0 {
 			return false

@@ -150,3 +150,28 @@ func TestRedactingWriter_Logger(t *testing.T) {
 		require.True(t, !asJSON || strings.Contains(out.String(), `"rows":4111111111111111`), out.String())
 	}
 }
+
+// The time grows with the text, not with its square: what a person writes is
+// bounded before, but a log line may be long.
+func TestRedactPersonal_LongText(t *testing.T) {
+	t.Parallel()
+	const long = 1 << 20
+	for name, text := range map[string]string{
+		"dots before":       strings.Repeat(".", long) + "@example.com=",
+		"after a sign":      "#" + strings.Repeat(".", long) + "@example.com",
+		"many addresses":    strings.Repeat("a@b.cd=", long/8),
+		"one within others": strings.Repeat("a.", long/2) + "@b.c@d.ef",
+	} {
+		done := make(chan string, 1)
+		go func() { done <- RedactPersonal(text) }()
+		select {
+		case got := <-done:
+			require.Equal(t, text, got, name)
+		case <-time.After(20 * time.Second):
+			t.Fatalf("%s: it does not end", name)
+		}
+	}
+	// What begins after a sign that is part of an address is still one.
+	require.Equal(t, "#x%"+RedactedEmail, RedactPersonal("#x%jane@example.com"))
+	require.Equal(t, "a@b.cd= "+RedactedEmail, RedactPersonal("a@b.cd= jane@example.com"))
+}
