@@ -88,6 +88,14 @@ func ACLPolicy(d Duty, mount wire.Mount, accessor string) (string, error) {
 	return b.String(), nil
 }
 
+// ofAnotherMount reports whether text is a policy called name that [ACLPolicy] made
+// for another mount than this one: two mounts can have duties of one name, such as
+// the connection-admin of dbops and the admin of dbops-connection.
+func ofAnotherMount(text, name string, mount wire.Mount) bool {
+	ours := strings.HasPrefix(strings.TrimSpace(text), "# "+name+": ")
+	return ours && !strings.Contains(text, `path "`+strings.Trim(string(mount), "/")+"/")
+}
+
 func dutyNames() string {
 	names := make([]string, 0, len(Duties()))
 	for _, d := range Duties() {

@@ -79,3 +79,35 @@ func TestACLPolicy_Refusals(t *testing.T) {
 	_, err = ACLPolicy(DutyAgent, wire.DefaultMount, "")
 	require.Equal(t, wire.CodeUsage, CodeOf(err))
 }
+
+// Names of policies are made of the mount's and the duty's, so that those of two
+// mounts can be equal. Whose a policy is, its text tells.
+func TestACLPolicy_OfAnotherMount(t *testing.T) {
+	t.Parallel()
+	type owner struct {
+		mount wire.Mount
+		duty  Duty
+	}
+	owners := map[string][]owner{}
+	for _, mount := range []wire.Mount{"dbops", "dbops-connection", "dbops-policy", "team/dbops", "team-dbops"} {
+		for _, duty := range Duties() {
+			name := duty.PolicyName(mount)
+			owners[name] = append(owners[name], owner{mount, duty})
+		}
+	}
+	var shared int
+	for name, all := range owners {
+		for _, mine := range all {
+			for _, theirs := range all {
+				text, err := ACLPolicy(theirs.duty, theirs.mount, "accessor")
+				require.NoError(t, err)
+				require.Equal(t, mine.mount != theirs.mount, ofAnotherMount(text, name, mine.mount), "%s of %v, seen by %v", name, theirs, mine)
+				if mine.mount != theirs.mount {
+					shared++
+				}
+			}
+		}
+	}
+	require.Positive(t, shared)
+	require.False(t, ofAnotherMount(`path "*" { capabilities = ["read"] }`, "dbops-agent", "dbops"), "what nobody of us wrote is put right")
+}

@@ -419,6 +419,12 @@ func (o *Operator) policy(ctx context.Context, duty Duty, accessor string) error
 	if found {
 		verb = VerbUpdate
 	}
+	if found && ofAnotherMount(current.Policy, name, wire.Mount(o.mount)) {
+		return &wire.Error{
+			Code: wire.CodeConflict, Reason: fmt.Sprintf("policy %s is that of another mount of dbops, and whoever has it would get the rights of this one", name),
+			Hint: "mount it under another path: names of policies are made of the mount's and the duty's",
+		}
+	}
 	acl := "dbops acl -mount=" + o.mount
 	if duty == DutyAgent {
 		// Only this one depends on the Vault it is written to.

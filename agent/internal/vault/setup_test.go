@@ -133,3 +133,23 @@ func TestSetup_WarnsOfMissingAudit(t *testing.T) {
 	actions, _ := apply(t, client, setup, false)
 	require.Equal(t, vault.VerbWarn, verbs(actions)["audit devices"])
 }
+
+// Two mounts can have duties of one policy name. Setting up the second does not give
+// its rights to whom the first one trusts.
+func TestSetup_PolicyOfAnotherMount(t *testing.T) {
+	t.Parallel()
+	server, client, setup := newVault(t)
+	setup.Agent.Name = ""
+	apply(t, client, setup, false)
+	before, err := server.Client.Sys().GetPolicy("dbops-connection-admin")
+	require.NoError(t, err)
+
+	second, err := vault.Dial(vault.Config{Address: server.Address, Token: wire.NewSecret(server.RootToken), Mount: "dbops-connection"})
+	require.NoError(t, err)
+	_, err = vault.NewOperator(second, false, func(vault.Action) {}).Apply(context.Background(), setup)
+	require.Equal(t, wire.CodeConflict, vault.CodeOf(err), "%v", err)
+	require.ErrorContains(t, err, "dbops-connection-admin")
+	after, err := server.Client.Sys().GetPolicy("dbops-connection-admin")
+	require.NoError(t, err)
+	require.Equal(t, before, after)
+}
