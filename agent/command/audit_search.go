@@ -125,7 +125,7 @@ func (s *auditSearchCommand) printer() (show func(auditlog.Hit) error, done func
 			if rows == 0 {
 				fmt.Fprintln(table, "TIME\tAGENT\tOPERATION\tEVENT\tSTEP\tOUTCOME\tSEVERITY\tWHAT\tUSER\tPLACE")
 			}
-			fmt.Fprintln(table, strings.Join(hitRow(h), "\t"))
+			fmt.Fprintln(table, plainRow(hitRow(h)))
 			if rows++; rows%rowsAtOnce == 0 {
 				return table.Flush()
 			}
@@ -136,6 +136,15 @@ func (s *auditSearchCommand) printer() (show func(auditlog.Hit) error, done func
 			}
 			return table.Flush()
 		}
+}
+
+// plainRow is a row of a table: what agents wrote must not steer a terminal.
+func plainRow(cells []string) string {
+	row := make([]string, len(cells))
+	for i, cell := range cells {
+		row[i] = plain(cell)
+	}
+	return strings.Join(row, "\t")
 }
 
 func hitRow(h auditlog.Hit) []string {

@@ -91,13 +91,13 @@ func verifyText(r auditlog.Report) string {
 		fmt.Fprintf(&b, "Not counted: %d entries, %s\n", r.NotCounted[standing], standing)
 	}
 	for _, e := range r.Examples {
-		fmt.Fprintf(&b, "  %s: %s\n", e.Place, strings.Join(strings.Fields(e.Why), " "))
+		fmt.Fprintf(&b, "  %s: %s\n", e.Place, plain(strings.Join(strings.Fields(e.Why), " ")))
 	}
 	for _, note := range r.Notes {
-		fmt.Fprintf(&b, "Note: %s\n", note)
+		fmt.Fprintf(&b, "Note: %s\n", plain(note))
 	}
 	for _, p := range r.Problems {
-		fmt.Fprintf(&b, "PROBLEM %s: %s\n", p.Kind, p.Message)
+		fmt.Fprintf(&b, "PROBLEM %s: %s\n", p.Kind, plain(p.Message))
 	}
 	if r.Unlisted > 0 {
 		fmt.Fprintf(&b, "and %d more.\n", r.Unlisted)

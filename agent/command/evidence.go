@@ -119,8 +119,8 @@ func (e *evidence) writeOperation(ctx context.Context, op wire.Operation) (touch
 			return touched, err
 		}
 	}
-	touched.Tables, err = tablesOf(texts["plan"], texts["report"])
-	return touched, err
+	touched.read(texts["plan"], texts["report"])
+	return touched, nil
 }
 
 // entityActivity is what one person asked for.
@@ -162,6 +162,19 @@ type touchedTables struct {
 	Target      string         `json:"target"`
 	State       wire.State     `json:"state"`
 	Tables      []touchedTable `json:"tables"`
+	// Problem is why they are not known.
+	Problem string `json:"problem,omitempty"`
+}
+
+// read fills in the tables. What an agent sent may be anything, and must not keep a
+// responder from the rest: it stands as it is in its own file.
+func (t *touchedTables) read(plan, report string) {
+	tables, err := tablesOf(plan, report)
+	if err != nil {
+		t.Problem = "what the agent sent cannot be read: " + err.Error()
+		return
+	}
+	t.Tables = tables
 }
 
 // touchedTable is one of them. Rows are those that were verified at the target;

@@ -211,8 +211,8 @@ func printTables(b *strings.Builder, tables []operation.TableReport) {
 		if !t.Match {
 			equal = "NO"
 		}
-		fmt.Fprintf(table, "%s.%s\t%d\t%d\t%s\t%s\t%s\n", t.Schema, t.Name, t.SourceRows, t.Rows,
-			shortDigest(t.SourceDigest), shortDigest(t.Digest), equal)
+		fmt.Fprintf(table, "%s.%s\t%d\t%d\t%s\t%s\t%s\n", plain(t.Schema), plain(t.Name), t.SourceRows, t.Rows,
+			plain(shortDigest(t.SourceDigest)), plain(shortDigest(t.Digest)), equal)
 	}
 	flush(table)
 }

@@ -71,7 +71,7 @@ func (o *operationsCommand) Run(args []string) int {
 			state += " (" + string(code) + ")"
 		}
 		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", op.ID, op.Source, op.Target, state,
-			op.Requester.Name, dash(op.Agent), op.CreatedAt.Local().Format(time.DateTime))
+			plain(op.Requester.Name), dash(op.Agent), op.CreatedAt.Local().Format(time.DateTime))
 	}
 	if err := table.Flush(); err != nil {
 		return o.console.fail("operations", o.vault.format, err)
