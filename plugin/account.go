@@ -64,6 +64,9 @@ type accountRequest struct {
 	// OperationID is empty for creds/.
 	OperationID string
 	Fence       string // of the operation's claim
+	// Config is the digest of the configuration that the login is for: of another
+	// one none is made. Empty: of any.
+	Config string
 	// TTL is cut to what the role and the mount allow; 0 takes their default.
 	TTL         time.Duration
 	DisplayName string
@@ -98,6 +101,9 @@ func (b *backend) issueAccount(ctx context.Context, s logical.Storage, r account
 	}
 	if c == nil {
 		return issuedAccount{}, &wire.Error{Code: wire.CodeConflict, Reason: fmt.Sprintf("connection %q of role %q is not configured", r.Connection, r.Role)}
+	}
+	if r.Config != "" && c.digest != r.Config {
+		return issuedAccount{}, planChanged("config/" + r.Connection)
 	}
 	role, err := b.usableRole(ctx, s, r.Role, c)
 	if err != nil {

@@ -62,11 +62,16 @@ func (b *backend) answer(req *logical.Request, resp *logical.Response, err error
 	return nil, logical.CodedError(internal.Code.Info().HTTP, internal.Error())
 }
 
+// longestRefusal bounds, in bytes, each text of a refusal.
+const longestRefusal = 4096
+
 // withoutPersonal is a refusal whose text, which stands in clear in audit devices,
-// repeats nothing from the request that looks personal.
+// repeats nothing from the request that looks personal, and no more of it than
+// fits: looking through a long text takes long.
 func withoutPersonal(refusal *wire.Error) *wire.Error {
 	clean := *refusal
-	clean.Reason, clean.Hint = wire.RedactPersonal(refusal.Reason), wire.RedactPersonal(refusal.Hint)
+	clean.Reason = wire.RedactPersonal(shortenTo(refusal.Reason, longestRefusal))
+	clean.Hint = wire.RedactPersonal(shortenTo(refusal.Hint, longestRefusal))
 	return &clean
 }
 

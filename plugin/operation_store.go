@@ -36,11 +36,15 @@ type operationState struct {
 	accounts operationAccounts
 
 	// Locks are held across storage calls, never across database calls. Outer ones
-	// serialise the admissions of one entity, the claims and the chain of one
+	// serialise the admissions of one entity, the polls and the chain of one
 	// agent and the writes of one policy or connection; inner ones the changes of
 	// one operation. One outer and one inner lock may be held together, in this
 	// order, and no two of a kind: names share locks.
 	outer, inner []*locksutil.LockEntry
+
+	// claiming is held while an operation is given to an agent, within the agent's
+	// outer lock, and therefore none of those: an agent's name must not share it.
+	claiming sync.Mutex
 
 	loading sync.Mutex // held while reading everything from storage
 

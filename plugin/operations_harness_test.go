@@ -26,9 +26,17 @@ type identities struct {
 	mu       sync.Mutex
 	entities map[string]*logical.Entity
 	groups   map[string][]*logical.Group
+	looks    map[string]func() // what happens when somebody is looked for, once
 }
 
 func (i *identities) EntityInfo(id string) (*logical.Entity, error) {
+	i.mu.Lock()
+	happens := i.looks[id]
+	delete(i.looks, id)
+	i.mu.Unlock()
+	if happens != nil {
+		happens()
+	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	entity := i.entities[id]
@@ -44,6 +52,13 @@ func (i *identities) set(change func(entities map[string]*logical.Entity)) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	change(i.entities)
+}
+
+// onNextLook lets something happen while a request asks who the entity is.
+func (i *identities) onNextLook(id string, happens func()) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.looks = map[string]func(){id: happens}
 }
 
 func (i *identities) disable(id string) {

@@ -44,7 +44,12 @@ func (b *backend) pathAgentAccount(inspect bool) framework.OperationFunc {
 				return nil, err
 			}
 		}
-		return b.leaseAccount(ctx, req, r, agent, fence, side, purpose)
+		resp, err := b.leaseAccount(ctx, req, r, agent, fence, side, purpose)
+		var why *wire.Error
+		if errors.As(err, &why) && why.Code == wire.CodePlanChanged {
+			return nil, b.failByPlugin(ctx, req.Storage, r.ID, agent, fence, wire.StepAccounts, why)
+		}
+		return resp, err
 	}
 }
 
@@ -56,9 +61,15 @@ func (b *backend) leaseAccount(ctx context.Context, req *logical.Request, r *ope
 	if side == wire.Target {
 		connection = r.Target
 	}
-	endpoint, facts, _, err := b.operationEndpoint(ctx, req.Storage, connection)
+	endpoint, facts, config, err := b.operationEndpoint(ctx, req.Storage, connection)
 	if err != nil {
 		return nil, err
+	}
+	if r.Claim != nil && r.Claim.Phase == wire.PhaseRunning {
+		// Between the look at the pins and this one it may have been pointed elsewhere.
+		if err := r.checkPinned(side, config, facts); err != nil {
+			return nil, err
+		}
 	}
 	role := facts.Purposes[purpose]
 	if role == "" {
@@ -94,7 +105,7 @@ func (b *backend) leaseAccount(ctx context.Context, req *logical.Request, r *ope
 	}
 	ttl := min(claimTTL(phase), r.left(b.now()))
 	issued, err := b.ops.accounts.issueAccount(ctx, req.Storage, accountRequest{
-		Connection: connection, Role: role, Purpose: purpose, Side: side, OperationID: r.ID, Fence: fence, TTL: ttl,
+		Connection: connection, Role: role, Purpose: purpose, Side: side, OperationID: r.ID, Fence: fence, Config: config, TTL: ttl,
 		DisplayName: agent, EntityID: r.Requester.EntityID, ConnectionLimit: operationConnections,
 	})
 	if err != nil {

@@ -67,6 +67,9 @@ func (b *backend) pathAgentEvents(ctx context.Context, req *logical.Request, d *
 		return nil, notYourOperation(r.ID, agent)
 	}
 	texts := fieldOf[[]string](d, wire.EventsKey)
+	if !givenAs(req.Data[wire.EventsKey], texts) {
+		return nil, invalidField(wire.EventsKey, "must be a list of events as texts, with nothing around them")
+	}
 	events, err := readEvents(r, agent, texts)
 	if err != nil {
 		return nil, err
@@ -82,6 +85,19 @@ func (b *backend) pathAgentEvents(ctx context.Context, req *logical.Request, d *
 		return nil, err
 	}
 	return &logical.Response{Data: map[string]any{"epoch": chain.Epoch, "seq": chain.Seq, "head": chain.Head}}, nil
+}
+
+// givenAs tells whether a field was given as this very list. The sdk takes one text
+// for a list and cuts blanks off; audit devices show what was given, and that must
+// have the hashes we know.
+func givenAs(given any, list []string) bool {
+	switch given := given.(type) {
+	case []string:
+		return slices.Equal(given, list)
+	case []any:
+		return slices.EqualFunc(given, list, func(one any, text string) bool { return one == text })
+	}
+	return len(list) == 0
 }
 
 // readEvents parses a batch and checks that it speaks about this agent and this
@@ -100,7 +116,7 @@ func readEvents(r *operationRecord, agent string, texts []string) ([]wire.Event,
 		var e wire.Event
 		decoder := json.NewDecoder(strings.NewReader(text))
 		decoder.DisallowUnknownFields() // nothing unknown may hide in the audit log
-		if err := decoder.Decode(&e); err != nil || decoder.More() {
+		if err := decoder.Decode(&e); err != nil {
 			return nil, invalidField(wire.EventsKey, "event %d is not an event of version 1", i)
 		}
 		switch {
@@ -110,11 +126,16 @@ func readEvents(r *operationRecord, agent string, texts []string) ([]wire.Event,
 			return nil, invalidField(wire.EventsKey, "event %d is not of agent %s", i, agent)
 		case e.OpID != r.ID:
 			return nil, invalidField(wire.EventsKey, "event %d is not about operation %s", i, r.ID)
-		case e.Operation != r.Kind || e.Source != r.Source || e.Target != r.Target || e.User.EntityID != r.Requester.EntityID:
+		case e.Operation != r.Kind || e.Source != r.Source || e.Target != r.Target || e.User != r.Requester:
 			return nil, invalidField(wire.EventsKey, "event %d does not describe operation %s: kind, source, target or user differ", i, r.ID)
 		}
 		if field := wire.ValidEvent(e); field != "" {
 			return nil, invalidField(wire.EventsKey, "event %d has a %s that is not of the vocabulary", i, field)
+		}
+		// Every reader of the audit log must read the same: one way to write an event,
+		// with nothing doubled, beside or behind it.
+		if written, _, err := e.Encode(); err != nil || written != text {
+			return nil, invalidField(wire.EventsKey, "event %d is not written as events are", i)
 		}
 		events = append(events, e)
 	}
@@ -133,14 +154,19 @@ func (b *backend) extendChain(ctx context.Context, s logical.Storage, agent, ent
 	if err != nil {
 		return wire.Chain{}, err
 	}
+	record := stored
+	record.Entities = withEntity(stored.Entities, entity)
 	if containsRun(stored.Last, hashes) {
-		return stored.Chain, nil
+		if slices.Equal(record.Entities, stored.Entities) {
+			return stored.Chain, nil
+		}
+		// An agent that was set up anew repeats what its last identity sent.
+	} else {
+		record.Last = hashes
+		if record.Chain, err = follow(stored.Chain, hashes, events); err != nil {
+			return wire.Chain{}, err
+		}
 	}
-	next, err := follow(stored.Chain, hashes, events)
-	if err != nil {
-		return wire.Chain{}, err
-	}
-	record := chainRecord{Chain: next, Last: hashes, Entities: withEntity(stored.Entities, entity)}
 	if err := putStored(ctx, s, prefixChain+agent, record); err != nil {
 		// It may have been written all the same: read it again before its next use.
 		b.ops.mu.Lock()
@@ -151,7 +177,7 @@ func (b *backend) extendChain(ctx context.Context, s logical.Storage, agent, ent
 	b.ops.mu.Lock()
 	b.ops.chains[agent] = record
 	b.ops.mu.Unlock()
-	return next, nil
+	return record.Chain, nil
 }
 
 // entitiesKept is how many identities of an agent are remembered.

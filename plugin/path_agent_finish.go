@@ -40,14 +40,14 @@ func (b *backend) pathAgentFinish(ctx context.Context, req *logical.Request, d *
 	}
 	digest := wire.Digest(content)
 
-	if r.Claim != nil && r.Claim.Agent == agent && r.Claim.Fence == finish.Fence && finish.Report != "" && r.Claim.Phase == wire.PhaseRunning {
-		if err := putText(ctx, req.Storage, prefixReport+r.ID+"/", finish.Fence, finish.Report); err != nil {
-			return nil, err
-		}
-	}
 	now := b.now().UTC()
 	next, err := b.updateOperation(ctx, req.Storage, r.ID, func(r *operationRecord) error {
-		return r.finish(agent, finish, digest, now)
+		runs := r.Claim != nil && r.Claim.Phase == wire.PhaseRunning
+		if err := r.finish(agent, finish, digest, now); err != nil || !runs || finish.Report == "" {
+			return err
+		}
+		// Not before: a finish that is refused leaves no report.
+		return putText(ctx, req.Storage, prefixReport+r.ID+"/", finish.Fence, finish.Report)
 	})
 	if err != nil && !errors.Is(err, errUnchanged) {
 		return nil, err

@@ -112,7 +112,7 @@ func (b *backend) collect(id, fence string, part, parts int, text string) (whole
 	o := b.ops
 	o.mu.Lock()
 	t := o.parts[id]
-	if t == nil || t.fence != fence || len(t.parts) != parts || (part == 0 && t.have > 0) {
+	if t == nil || t.fence != fence || len(t.parts) != parts || (part == 0 && t.begun()) {
 		t = &textParts{fence: fence, parts: make([]*string, parts)}
 		o.parts[id] = t
 	}
@@ -175,9 +175,6 @@ func (b *backend) acceptPlan(ctx context.Context, s logical.Storage, r *operatio
 	if err != nil {
 		return nil, err
 	}
-	if err := putText(ctx, s, prefixPlan+r.ID+"/", fence, text); err != nil {
-		return nil, err
-	}
 	if decision.Rule != policy.RuleServerIdentity {
 		if err := b.recordIdentities(ctx, s, sides); err != nil {
 			return nil, err
@@ -186,6 +183,10 @@ func (b *backend) acceptPlan(ctx context.Context, s logical.Storage, r *operatio
 	now := b.now().UTC()
 	next, err := b.updateOperation(ctx, s, r.ID, func(r *operationRecord) error {
 		if _, err := r.heldBy(agent, fence); err != nil {
+			return err
+		}
+		// Not before: an agent that has lost the claim replaces nobody's plan.
+		if err := putText(ctx, s, prefixPlan+r.ID+"/", fence, text); err != nil {
 			return err
 		}
 		r.PlanDigest, r.ShapeDigest = wire.Digest([]byte(text)), wire.Digest(plan.Shape)
@@ -350,27 +351,48 @@ func (b *backend) checkPins(ctx context.Context, s logical.Storage, r *operation
 	if !decision.Allowed {
 		return refusal(decision)
 	}
-	changed := func(what string) error {
-		return &wire.Error{
-			Code: wire.CodePlanChanged, Reason: what + " changed after the plan was decided on", Hint: "ask again",
-		}
-	}
 	switch was := r.Pins; {
 	case was == nil:
-		return changed("everything")
+		return planChanged("everything")
 	case was.SourceConfig != now.SourceConfig:
-		return changed("config/" + r.Source)
+		return planChanged("config/" + r.Source)
 	case was.TargetConfig != now.TargetConfig:
-		return changed("config/" + r.Target)
+		return planChanged("config/" + r.Target)
 	case was.SourceFacts != now.SourceFacts:
-		return changed("connections/" + r.Source)
+		return planChanged("connections/" + r.Source)
 	case was.TargetFacts != now.TargetFacts:
-		return changed("connections/" + r.Target)
+		return planChanged("connections/" + r.Target)
 	case was.Policies != now.Policies:
-		return changed("a policy")
+		return planChanged("a policy")
 	}
 	if by := b.ops.replacedBy(r); by != "" {
-		return changed(fmt.Sprintf("the target, which operation %s replaced,", by))
+		return planChanged(fmt.Sprintf("the target, which operation %s replaced,", by))
+	}
+	return nil
+}
+
+func planChanged(what string) *wire.Error {
+	return &wire.Error{Code: wire.CodePlanChanged, Reason: what + " changed after the plan was decided on", Hint: "ask again"}
+}
+
+// checkPinned refuses when what is known of one side now is not what the plan was
+// decided on. It is for what is about to be used, after [backend.checkPins].
+func (r *operationRecord) checkPinned(side wire.Side, config string, facts connectionRecord) error {
+	if r.Pins == nil {
+		return planChanged("everything")
+	}
+	name, pinnedConfig, pinnedFacts := r.Source, r.Pins.SourceConfig, r.Pins.SourceFacts
+	if side == wire.Target {
+		name, pinnedConfig, pinnedFacts = r.Target, r.Pins.TargetConfig, r.Pins.TargetFacts
+	}
+	digest, err := facts.factsDigest()
+	switch {
+	case err != nil:
+		return err
+	case config != pinnedConfig:
+		return planChanged("config/" + name)
+	case digest != pinnedFacts:
+		return planChanged("connections/" + name)
 	}
 	return nil
 }

@@ -28,8 +28,12 @@ const (
 	maxPollsPerSec = 200
 )
 
-// longestAuditProblem bounds, in characters, what is kept of an agent's words.
-const longestAuditProblem = 512
+// Bounds, in characters, of what is kept of an agent's words.
+const (
+	longestAuditProblem  = 512
+	longestProgressTable = 256
+	longestPollWord      = 64
+)
 
 // agentWorkPaths is the work protocol: all of it below one prefix per agent, so
 // that one ACL template confines it.
@@ -184,8 +188,8 @@ func (b *backend) notePoll(name string, d *framework.FieldData, mine []*operatio
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	heard := o.heard[name]
-	heard.At, heard.Boot = now, fieldOf[string](d, "boot")
-	heard.FreeSlots, heard.AuditDevices = fieldOf[int](d, "free_slots"), fieldOf[string](d, "audit_devices")
+	heard.At, heard.Boot = now, firstRunes(fieldOf[string](d, "boot"), longestPollWord)
+	heard.FreeSlots, heard.AuditDevices = fieldOf[int](d, "free_slots"), firstRunes(fieldOf[string](d, "audit_devices"), longestPollWord)
 	heard.AuditProblem, heard.AuditUntuned = firstRunes(fieldOf[string](d, "audit_problem"), longestAuditProblem), fieldOf[bool](d, "audit_untuned")
 	o.heard[name] = heard
 	for _, r := range mine {
@@ -195,9 +199,10 @@ func (b *backend) notePoll(name string, d *framework.FieldData, mine []*operatio
 	}
 	for _, text := range fieldOf[[]string](d, "progress") {
 		var p wire.Progress
-		if json.Unmarshal([]byte(text), &p) != nil {
+		if json.Unmarshal([]byte(text), &p) != nil || (p.Step != "" && !slices.Contains(wire.Steps(), p.Step)) {
 			continue // shown to people only
 		}
+		p.Table = firstRunes(p.Table, longestProgressTable)
 		if slices.ContainsFunc(mine, func(r *operationRecord) bool { return r.ID == p.OperationID }) {
 			o.progress[p.OperationID] = p
 		}
@@ -312,7 +317,8 @@ func (b *backend) claim(ctx context.Context, s logical.Storage, r *operationReco
 		return nil, nil
 	}
 	at := now.UTC()
-	defer b.ops.lock("claims")() // two agents at once must not share a target
+	b.ops.claiming.Lock() // two agents at once must not share a target
+	defer b.ops.claiming.Unlock()
 	r, err := b.updateOperation(ctx, s, r.ID, func(r *operationRecord) error {
 		if b.offer(r, name, agent, now) != phase {
 			return errUnchanged

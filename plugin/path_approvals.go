@@ -117,14 +117,15 @@ func (b *backend) pathOperationApprove(ctx context.Context, req *logical.Request
 	if err != nil {
 		return nil, err
 	}
-	digest, comment := fieldOf[string](d, "plan_digest"), wire.RedactPersonal(fieldOf[string](d, "comment"))
+	digest := fieldOf[string](d, "plan_digest")
 	if digest == "" {
 		return nil, &wire.Error{
 			Code: wire.CodeInvalid, Field: "plan_digest", Reason: "is missing: an approval names the plan that was reviewed", Hint: "dbops plan " + r.ID,
 		}
 	}
-	if len(comment) > maxReasonBytes {
-		return nil, invalidField("comment", "is longer than %d bytes", maxReasonBytes)
+	comment, err := freeText(d, "comment")
+	if err != nil {
+		return nil, err
 	}
 	if r.State == wire.StateAwaitingApproval {
 		// An approval of what has changed meanwhile is worth nothing, and nobody
@@ -157,12 +158,12 @@ func (b *backend) pathOperationReject(ctx context.Context, req *logical.Request,
 	if err != nil {
 		return nil, err
 	}
-	reason := wire.RedactPersonal(strings.TrimSpace(fieldOf[string](d, "reason")))
-	if reason == "" {
-		return nil, invalidField("reason", "is missing: the requester has to know why")
+	reason, err := freeText(d, "reason")
+	if err != nil {
+		return nil, err
 	}
-	if len(reason) > maxReasonBytes {
-		return nil, invalidField("reason", "is longer than %d bytes", maxReasonBytes)
+	if reason = strings.TrimSpace(reason); reason == "" {
+		return nil, invalidField("reason", "is missing: the requester has to know why")
 	}
 	digest, now := fieldOf[string](d, "plan_digest"), b.now().UTC()
 	return b.decided(ctx, req, r.ID, known, reason, func(r *operationRecord) error { return r.reject(who, digest, reason, now) })

@@ -24,6 +24,17 @@ const (
 	maxReasonBytes    = 1024
 )
 
+// freeText reads what a person wrote for others to read, without what looks
+// personal in it. Its length is checked before that is looked for, since in a long
+// text it takes long.
+func freeText(d *framework.FieldData, field string) (string, error) {
+	text := fieldOf[string](d, field)
+	if len(text) > maxReasonBytes {
+		return "", invalidField(field, "is longer than %d bytes", maxReasonBytes)
+	}
+	return wire.RedactPersonal(text), nil
+}
+
 func (b *backend) requestPaths() []*framework.Path {
 	source, target := framework.GenericNameRegex("source"), framework.GenericNameRegex("target")
 	backup := framework.GenericNameRegex("backup")
@@ -125,15 +136,16 @@ func (b *backend) pathClone(ctx context.Context, req *logical.Request, d *framew
 	if err != nil {
 		return nil, err
 	}
+	reason, err := freeText(d, "reason")
+	if err != nil {
+		return nil, err
+	}
 	op := wire.Operation{
 		Kind: wire.KindClone, Source: fieldOf[string](d, "source"), Target: fieldOf[string](d, "target"),
-		Requester: who.User, Reason: wire.RedactPersonal(fieldOf[string](d, "reason")), RequestID: fieldOf[string](d, "request_id"), Options: options,
+		Requester: who.User, Reason: reason, RequestID: fieldOf[string](d, "request_id"), Options: options,
 	}
 	if len(op.RequestID) > maxRequestIDBytes {
 		return nil, invalidField("request_id", "is longer than %d bytes", maxRequestIDBytes)
-	}
-	if len(op.Reason) > maxReasonBytes {
-		return nil, invalidField("reason", "is longer than %d bytes", maxReasonBytes)
 	}
 	if err := b.loadOperations(ctx, req.Storage); err != nil {
 		return nil, err

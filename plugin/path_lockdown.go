@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
@@ -68,14 +69,11 @@ token without an entity, such as a root token, cannot do it.`,
 
 // reasonOf returns the reason that a request must have.
 func reasonOf(d *framework.FieldData) (string, error) {
-	reason := wire.RedactPersonal(fieldOf[string](d, "reason"))
-	switch {
-	case reason == "":
-		return "", invalidField("reason", "is missing; say why, for those who come later")
-	case len(reason) > maxReasonBytes:
-		return "", invalidField("reason", "is longer than %d bytes", maxReasonBytes)
+	reason, err := freeText(d, "reason")
+	if err == nil && strings.TrimSpace(reason) == "" {
+		err = invalidField("reason", "is missing; say why, for those who come later")
 	}
-	return reason, nil
+	return reason, err
 }
 
 // partyOf is who stands behind a request. One without an entity is known by the

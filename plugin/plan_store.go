@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"sync"
 	"unicode/utf8"
 
 	"github.com/hashicorp/vault/sdk/logical"
@@ -106,14 +107,24 @@ const maxTextParts = 4096
 // textParts is a text that arrives in parts, kept in memory until it is whole.
 type textParts struct {
 	fence string
+	mu    sync.Mutex // parts may come at the same time, one of them twice
 	parts []*string
 	have  int
 	bytes int
 }
 
+// begun tells whether any part of it has arrived.
+func (t *textParts) begun() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.have > 0
+}
+
 // add takes one part and returns the whole text when it is complete. Repeated
 // parts are accepted when they are equal.
 func (t *textParts) add(part int, text string) (whole string, complete bool, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	if known := t.parts[part]; known != nil {
 		if sha256.Sum256([]byte(*known)) != sha256.Sum256([]byte(text)) {
 			return "", false, &wire.Error{
