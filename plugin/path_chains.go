@@ -24,6 +24,7 @@ acknowledged. dbops audit verify holds audit files against them.`,
 // pathChainsRead reads the agents' chains from storage: deleted agents have theirs
 // too, and there are few.
 func (b *backend) pathChainsRead(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+	at := b.now().UTC() // before the reading: what was answered earlier is read
 	names, err := listStored(ctx, req.Storage, prefixChain)
 	if err != nil {
 		return nil, err
@@ -32,7 +33,7 @@ func (b *backend) pathChainsRead(ctx context.Context, req *logical.Request, _ *f
 	if err != nil {
 		return nil, err
 	}
-	chains := wire.Chains{Agents: make(map[string]wire.AgentChain, len(names)), Facts: facts}
+	chains := wire.Chains{Agents: make(map[string]wire.AgentChain, len(names)), Facts: facts, At: at}
 	for _, name := range names {
 		c, err := b.chainOf(ctx, req.Storage, name)
 		if err != nil {

@@ -22,7 +22,7 @@ func (m *desk) chains() wire.Chains {
 func TestChains_EndsAndEntities(t *testing.T) {
 	t.Parallel()
 	m := newDesk(t)
-	require.Equal(t, wire.Chains{Agents: map[string]wire.AgentChain{}, Facts: wire.Chain{Epoch: "0", Seq: "0"}}, m.chains())
+	require.Equal(t, wire.Chains{Agents: map[string]wire.AgentChain{}, Facts: wire.Chain{Epoch: "0", Seq: "0"}, At: m.clock.now()}, m.chains())
 
 	id, fence := m.running()
 	op, chain := m.operation(id), &testChain{agent: "a1", epoch: 1}
@@ -32,7 +32,9 @@ func TestChains_EndsAndEntities(t *testing.T) {
 
 	// The agent is set up anew, and has another entity.
 	m.system.add(&logical.Entity{ID: "entity-new", Aliases: m.system.aliases(agentOne)})
-	m.must(m.write("entity-new", "agents/a1/operations/"+id+"/events", wire.EventsKey, []string{chain.event(op)}))
+	again := chain.event(op)
+	m.must(m.events("a1", id, again))
+	m.must(m.write("entity-new", "agents/a1/operations/"+id+"/events", wire.EventsKey, []string{again}))
 	m.must(m.work("a1", id, "finish", "fence", fence, "outcome", "failed", "code", "engine"))
 	m.restart()
 	require.Equal(t, []string{agentOne, "entity-new"}, m.chains().Agents["a1"].Entities)

@@ -1,5 +1,7 @@
 package wire
 
+import "time"
+
 // Chains is what the path chains answers: the ends of all chains, against which
 // audit files are verified. Saved as JSON it serves where Vault cannot be reached.
 type Chains struct {
@@ -11,6 +13,9 @@ type Chains struct {
 	// Facts is the last fact that was acknowledged; its Epoch is "1", or "0" when
 	// there is none.
 	Facts Chain `json:"facts"`
+	// At is when this was so, by the plugin's clock: an event that Vault answered
+	// before is within its chain. Zero when an earlier version of the plugin answered.
+	At time.Time `json:"at,omitzero"`
 }
 
 // AgentChain is the end of one agent's chain.

@@ -669,3 +669,46 @@ func TestSearch_Filters(t *testing.T) {
 		}
 	}
 }
+
+// The answer of a request may be anything in a file that somebody has edited: also
+// one that holds nothing.
+func TestVerify_AnswerOfNothing(t *testing.T) {
+	t.Parallel()
+	d := newDevice(t)
+	d.batch("a", 2)
+	d.write(requestOf{path: "facts", mount: "dbops/", accessor: accessor, entity: "e", response: map[string]any{wire.FactsKey: []string{}}})
+	answer := strings.Replace(d.lines[3], `"id":"request-2"`, `"id":"request-1"`, 1)
+	require.NotEqual(t, d.lines[3], answer)
+	report := d.verify([]string{d.lines[0], answer})
+	require.Contains(t, kinds(report), KindCut, "%+v", report)
+}
+
+// A line of blanks, however long, is not the end of a file.
+func TestVerify_LongBlankLine(t *testing.T) {
+	t.Parallel()
+	d := three(t)
+	lines := slices.Insert(slices.Clone(d.lines), 4, strings.Repeat(" ", 2*readBytes))
+	report := d.verify(lines)
+	require.True(t, report.Intact(), "%+v", report.Problems)
+	require.EqualValues(t, len(lines), report.Files[0].Lines)
+}
+
+// Events that follow the end as Vault knows it, and stand in the file from before
+// Vault was asked, were never taken by Vault. What came while it was asked is fine.
+func TestVerify_BeyondTheEnd(t *testing.T) {
+	t.Parallel()
+	d := three(t)
+	known := d.chains.Agents["a"]
+	d.batch("a", 3)
+	d.chains.Agents["a"] = known
+
+	d.chains.At = d.at.Add(-time.Second)
+	require.True(t, d.verify(d.lines).Intact())
+
+	d.chains.At = d.at.Add(time.Hour)
+	report := d.verify(d.lines)
+	require.Equal(t, []Kind{KindForged}, kinds(report), "%+v", report.Problems)
+	require.Equal(t, "1/13", report.Problems[0].From)
+	require.Equal(t, "1/15", report.Problems[0].To)
+	require.EqualValues(t, len(d.lines), report.Problems[0].Places[0].Line)
+}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
 )
@@ -63,6 +64,10 @@ type chain struct {
 	anchor    position // the end as Vault knows it; zero: none
 	anchorSum string
 	confirmed bool // the event at anchor has Vault's hash
+	// closed: an event that was answered before is not beyond the anchor; zero:
+	// not known. beyond is the first that is all the same, beyondLast the last.
+	closed             time.Time
+	beyond, beyondLast *seen
 }
 
 func newChain(name string, found func(Problem)) *chain {
@@ -117,6 +122,12 @@ func (c *chain) take(it item, place Place) (fresh bool) {
 func (c *chain) note(now seen) {
 	c.events++
 	c.recent[now.at.seq%recentKept] = trace{now.at, now.hash, now.place}
+	if c.anchorSum != "" && c.anchor.before(now.at) && now.place.Time.Before(c.closed) {
+		if c.beyond == nil {
+			c.beyond = &now
+		}
+		c.beyondLast = &now
+	}
 	if c.anchorSum == "" || now.at != c.anchor {
 		return
 	}
@@ -285,6 +296,11 @@ func (c *chain) end(files []FileFacts) {
 		c.missing(g)
 	}
 	c.gaps = nil
+	if c.beyond != nil {
+		c.problem(KindForged, c.beyond.at, c.beyondLast.at, fmt.Sprintf(
+			"events %s to %s follow the end that Vault knows, event %s, although Vault was asked after them: they were added to the file, or Vault's storage was set back",
+			c.beyond.at, c.beyondLast.at, c.anchor), c.beyond.place, c.beyondLast.place)
+	}
 	if c.anchorSum == "" || c.confirmed || c.started && !c.last.at.before(c.anchor) {
 		return
 	}

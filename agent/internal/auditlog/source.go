@@ -147,7 +147,7 @@ func (s *source) readLine() (line []byte, whole bool, err error) {
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, false, err //nolint:wrapcheck // the caller names the file
 	}
-	if len(bytes.TrimSpace(s.buffer)) == 0 {
+	if err != nil && len(bytes.TrimSpace(s.buffer)) == 0 {
 		return nil, false, io.EOF
 	}
 	s.facts.Lines++

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 )
 
 // Kind of a problem.
@@ -87,6 +88,8 @@ const (
 	askedKept  = 512
 	problemsIn = 1000
 	examplesIn = 20
+	// clocksDiffer is how far the clocks of Vault's nodes may be apart.
+	clocksDiffer = time.Minute
 )
 
 // asked is a request whose answer was not read yet.
@@ -199,6 +202,9 @@ func (v *verifier) chainOf(name string) *chain {
 	}
 	if at, err := parsePosition(anchor.Epoch, anchor.Seq); err == nil {
 		c.anchor, c.anchorSum = at, anchor.Head
+		if name != factsChain && !v.anchors.At.IsZero() { // facts are read before they are acknowledged
+			c.closed = v.anchors.At.Add(-clocksDiffer)
+		}
 	}
 	v.chains[name] = c
 	return c
@@ -222,8 +228,9 @@ func (v *verifier) follow(judged verdict, e *entry) {
 
 // compareHalves compares request and response of one entry: both hold the events.
 func (v *verifier) compareHalves(c *chain, request asked, items []item, place Place) {
-	if len(request.items) != len(items) {
-		c.problem(KindDiffers, items[0].at, items[len(items)-1].at, fmt.Sprintf("the request at %s and its answer at %s do not hold the same events", request.place, place), request.place, place)
+	if len(request.items) != len(items) { // those of the request: an altered answer may have none
+		first, last := request.items[0].at, request.items[len(request.items)-1].at
+		c.problem(KindDiffers, first, last, fmt.Sprintf("the request at %s and its answer at %s do not hold the same events", request.place, place), request.place, place)
 		return
 	}
 	for i, it := range items {
