@@ -13,10 +13,10 @@ LINT      := $(GO) tool -modfile=scripts/tools/go.mod golangci-lint
 export DBOPS_REQUIRE ?= all
 
 .DEFAULT_GOAL := help
-.PHONY: help build parts fmt lint test race e2e fuzz fuzz-ci bench bench-creds demo demo-down clean
+.PHONY: help build parts fmt lint test test-versions race e2e fuzz fuzz-ci bench bench-creds demo demo-down clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## build the three programs into bin/, static
 	@mkdir -p bin
@@ -45,6 +45,9 @@ test: build parts ## run every test, on real parts
 race: parts ## run the tests of plugin and agent under the race detector (needs gcc)
 	CGO_ENABLED=1 $(GO) test -race -count=1 -timeout 30m -p 2 $(TEST_FLAGS) \
 		$$($(GO) list $(PACKAGES) | grep -v /testenv)
+
+test-versions: ## run what touches databases on other versions of them (VERSIONS=trixie)
+	@GO=$(GO) TEST_FLAGS="$(TEST_FLAGS)" scripts/test-versions $(VERSIONS)
 
 e2e: build parts ## run the end-to-end tests only
 	DBOPS_BIN_DIR=$(CURDIR)/bin $(GO) test -count=1 -timeout 20m -v $(TEST_FLAGS) ./testenv/e2e/...

@@ -20,7 +20,7 @@ func mariadb(t *testing.T) *testenv.MariaDBServer {
 	t.Helper()
 	server := testenv.MariaDB(t, testenv.MariaDBOptions{})
 	server.Exec("", `CREATE DATABASE shop; CREATE USER 'dbops_root'@'%' IDENTIFIED BY '`+rootPassword+`';
-GRANT CREATE USER, PROCESS, CONNECTION ADMIN, SELECT ON *.* TO 'dbops_root'@'%' WITH GRANT OPTION`)
+GRANT CREATE USER, PROCESS, `+server.ConnectionAdmin()+`, SELECT ON *.* TO 'dbops_root'@'%' WITH GRANT OPTION`)
 	return server
 }
 

@@ -89,6 +89,7 @@ type server struct {
 // serverSpec says how to start one.
 type serverSpec struct {
 	part   Part
+	suite  string // optional, a Debian suite
 	listen string
 	// script starts the server in the foreground; it is /dbops/start.sh in the
 	// container and finds files beside it.
@@ -125,7 +126,11 @@ func (s *server) processorTime(ctx context.Context, programs int) (container.Res
 // between being picked and being bound is replaced by another.
 func startServer(t TB, spec serverSpec) *server {
 	t.Helper()
-	Require(t, spec.part)
+	if spec.suite == "" {
+		Require(t, spec.part)
+	} else if _, err := locateIn(spec.part, spec.suite); err != nil {
+		missing(t, spec.part, err)
+	}
 	s := &server{t: t, docker: Docker(t), part: spec.part, Host: spec.listen}
 	if s.Host == "" {
 		s.Host = "127.0.0.1"
@@ -179,9 +184,13 @@ func (s *server) create(spec serverSpec) error {
 	if err != nil {
 		return err
 	}
+	image, err := locateIn(spec.part, spec.suite)
+	if err != nil {
+		return err
+	}
 	created, err := s.docker.ContainerCreate(ctx,
 		&container.Config{
-			Image: Image(s.t, spec.part), Labels: labels, Env: env,
+			Image: image, Labels: labels, Env: env,
 			// Official images bring an entry point of their own; ours works in
 			// all of them and needs no secret in the environment.
 			Entrypoint: []string{"/bin/sh", "/dbops/start.sh"}, Cmd: []string{},

@@ -23,7 +23,9 @@ const (
 	PartVault    Part = "vault"
 	PartPostgres Part = "postgres"
 	PartMariaDB  Part = "mariadb"
+	PartMySQL    Part = "mysql"
 	PartRedis    Part = "redis"
+	PartValkey   Part = "valkey"
 	// PartTools is the image the agent's worker stands on: pg_dump and friends.
 	PartTools Part = "tools"
 	// PartPromtool is Prometheus' program that checks metrics and rules.
@@ -32,7 +34,7 @@ const (
 
 // Parts lists every part.
 func Parts() []Part {
-	return []Part{PartDocker, PartVault, PartPostgres, PartMariaDB, PartRedis, PartTools, PartPromtool}
+	return []Part{PartDocker, PartVault, PartPostgres, PartMariaDB, PartMySQL, PartRedis, PartValkey, PartTools, PartPromtool}
 }
 
 // Require makes sure the parts are here, getting or making them if it can. A part
@@ -93,6 +95,21 @@ func required(part Part, list string) bool {
 	return false
 }
 
+// variant is the part that a kind of server is started from: usual, or other when the
+// environment variable names it.
+func variant(t TB, variable string, usual, other Part) Part {
+	t.Helper()
+	switch chosen := Part(os.Getenv(variable)); chosen {
+	case "", usual:
+		return usual
+	case other:
+		return other
+	default:
+		t.Fatalf("testenv: %s is %q; it may be %s or %s", variable, chosen, usual, other)
+		return ""
+	}
+}
+
 // located remembers, for this process, where a part is or why it is not here.
 type located struct {
 	once  sync.Once
@@ -100,14 +117,24 @@ type located struct {
 	err   error
 }
 
-var locations sync.Map // Part to *located
+var locations sync.Map // place to *located
+
+// place is a part, of a Debian suite if that was said.
+type place struct {
+	part  Part
+	suite string
+}
 
 // locate returns the image or path of the part, which a script gets or makes.
-func locate(part Part) (string, error) {
+func locate(part Part) (string, error) { return locateIn(part, "") }
+
+// locateIn is locate for the image of a Debian suite; "" leaves that to the
+// environment.
+func locateIn(part Part, suite string) (string, error) {
 	if !slices.Contains(Parts(), part) {
 		return "", fmt.Errorf("unknown part %q", part)
 	}
-	v, _ := locations.LoadOrStore(part, &located{})
+	v, _ := locations.LoadOrStore(place{part, suite}, &located{})
 	l, ok := v.(*located)
 	if !ok {
 		return "", fmt.Errorf("locate %s: unexpected %T", part, v)
@@ -115,21 +142,22 @@ func locate(part Part) (string, error) {
 	l.once.Do(func() {
 		switch part {
 		case PartDocker:
-			l.where, l.err = script("ensure-docker")
+			l.where, l.err = script("", "ensure-docker")
 		case PartVault:
-			l.where, l.err = script("ensure-vault")
+			l.where, l.err = script("", "ensure-vault")
 		case PartPromtool:
-			l.where, l.err = script("ensure-promtool")
+			l.where, l.err = script("", "ensure-promtool")
 		default:
-			l.where, l.err = script("ensure-image", string(part))
+			l.where, l.err = script(suite, "ensure-image", string(part))
 		}
 	})
 	return l.where, l.err
 }
 
-// script runs one of our scripts and returns what it printed. Vault's build, the
+// script runs one of our scripts and returns what it printed. A suite stands for
+// what the environment says of it. Vault's build, the
 // longest, is given 20 minutes: it may have to wait for the lock another holds.
-func script(name string, args ...string) (string, error) {
+func script(suite, name string, args ...string) (string, error) {
 	root, err := moduleRoot()
 	if err != nil {
 		return "", err
@@ -138,6 +166,9 @@ func script(name string, args ...string) (string, error) {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, filepath.Join(root, "scripts", name), args...)
 	cmd.Dir = root
+	if suite != "" {
+		cmd.Env = append(os.Environ(), "DBOPS_SUITE="+suite)
+	}
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	// A daemon the script starts keeps no pipe of ours, but its helpers might.

@@ -23,6 +23,8 @@ var postgresScript string
 // PostgresOptions says what kind of PostgreSQL server to start. The zero value is
 // a server on 127.0.0.1 without TLS that does not sync to disk.
 type PostgresOptions struct {
+	// Suite takes the server of this Debian suite, whatever the environment says.
+	Suite string
 	// Listen is the address to listen on; the default is 127.0.0.1.
 	Listen string
 	// ServerName turns TLS on, with a certificate for this name and the address
@@ -92,6 +94,7 @@ func Postgres(t TB, opts PostgresOptions) *PostgresServer {
 	}
 	p.server = startServer(t, serverSpec{
 		part:   PartPostgres,
+		suite:  opts.Suite,
 		listen: listen,
 		script: postgresScript,
 		files: func(port int) map[string][]byte {
@@ -294,6 +297,16 @@ func (p *PostgresServer) Value(database, sql string, args ...any) string {
 		p.t.Fatalf("query %s: no row\n%s", database, sql)
 	}
 	return value
+}
+
+// Major is the server's major version, such as 15.
+func (p *PostgresServer) Major() int {
+	p.t.Helper()
+	number, err := strconv.Atoi(p.Value("postgres", "SHOW server_version_num"))
+	if err != nil {
+		p.t.Fatalf("read the version of postgres: %v", err)
+	}
+	return number / 10000
 }
 
 // CreateDatabase makes an empty database.

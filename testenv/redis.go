@@ -18,6 +18,10 @@ import (
 //go:embed redis.sh
 var redisScript string
 
+// ValkeyVariable names the environment variable that makes [Redis] start Valkey: its
+// value is valkey.
+const ValkeyVariable = "DBOPS_REDIS_SERVER"
+
 // RedisOptions says what kind of Redis server to start.
 type RedisOptions struct {
 	// Conf is further lines for redis.conf, such as "maxclients 20".
@@ -42,9 +46,12 @@ const (
 	RedisUsersInConf
 )
 
-// RedisServer is a running Redis server.
+// RedisServer is a running Redis server, or a Valkey server; see [ValkeyVariable].
 type RedisServer struct {
 	*server
+
+	// Valkey says that it is one of Valkey.
+	Valkey bool
 
 	// User and Password are those of the user who may do everything.
 	User, Password string
@@ -52,11 +59,12 @@ type RedisServer struct {
 	Certificate Certificate
 }
 
-// Redis starts a Redis server in a container, on loopback, and waits until it
-// takes connections. It is removed, with its data, when the test ends.
+// Redis starts a Redis server, or Valkey as [ValkeyVariable] says, in a container, on
+// loopback, and waits until it takes connections. It is removed, with its data, when the test ends.
 func Redis(t TB, opts RedisOptions) *RedisServer {
 	t.Helper()
-	r := &RedisServer{User: "default", Password: rand.Text()}
+	part := variant(t, ValkeyVariable, PartRedis, PartValkey)
+	r := &RedisServer{User: "default", Password: rand.Text(), Valkey: part == PartValkey}
 	if opts.TLS {
 		var err error
 		if r.Certificate, err = NewCertificate("localhost", "127.0.0.1"); err != nil {
@@ -64,7 +72,7 @@ func Redis(t TB, opts RedisOptions) *RedisServer {
 		}
 	}
 	r.server = startServer(t, serverSpec{
-		part:   PartRedis,
+		part:   part,
 		script: redisScript,
 		files:  func(port int) map[string][]byte { return r.files(opts, port) },
 		data:   "/var/lib/dbops",
@@ -90,6 +98,9 @@ func (r *RedisServer) files(opts RedisOptions, port int) map[string][]byte {
 		files["ca.pem"], files["cert.pem"], files["key.pem"] = r.Certificate.CA, r.Certificate.Cert, r.Certificate.Key
 	} else {
 		conf = append(conf, "port "+strconv.Itoa(port))
+	}
+	if r.Valkey {
+		files["valkey"] = nil
 	}
 	switch opts.Users {
 	case RedisUsersInACLFile:

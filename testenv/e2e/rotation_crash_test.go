@@ -194,7 +194,7 @@ func killPostgres(t *testing.T, v *testenv.VaultServer) {
 func killMariaDB(t *testing.T, v *testenv.VaultServer) {
 	m := testenv.MariaDB(t, testenv.MariaDBOptions{})
 	m.Exec("", `CREATE DATABASE shop; CREATE USER 'dbops_root'@'%' IDENTIFIED BY '`+rotatedRoot+`';
-GRANT CREATE USER, PROCESS, CONNECTION ADMIN, SELECT ON *.* TO 'dbops_root'@'%' WITH GRANT OPTION`)
+GRANT CREATE USER, PROCESS, `+m.ConnectionAdmin()+`, SELECT ON *.* TO 'dbops_root'@'%' WITH GRANT OPTION`)
 	r := newRotated(t, v, "maria", map[string]any{
 		"plugin_name": "mysql-database-plugin", "connection_url": m.ConnectionURL(""),
 	}, `CREATE USER '{{name}}'@'%' IDENTIFIED BY '{{password}}'`)
