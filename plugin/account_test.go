@@ -155,7 +155,7 @@ func TestAccounts_OrphansAreEnded(t *testing.T) {
 	id, err := m.mountID(t.Context(), m.storage)
 	require.NoError(t, err)
 	orphan, foreign := usernamePrefix(id)+"orphan", usernamePrefix("zzzzzzzz")+"foreign"
-	p.Exec("postgres", `CREATE ROLE "`+orphan+`" LOGIN`, `CREATE ROLE "`+foreign+`" LOGIN`)
+	p.Exec("postgres", `SET ROLE dbops_root`, `CREATE ROLE "`+orphan+`" LOGIN`, `CREATE ROLE "`+foreign+`" LOGIN`)
 
 	second := newMount(t, m.storage)
 	second.start()

@@ -155,7 +155,7 @@ func database(t *testing.T) *testenv.PostgresServer {
 		`CREATE ROLE dbops_read NOLOGIN`,
 		`CREATE ROLE dbops_owner NOLOGIN CREATEDB`,
 		`CREATE ROLE dbops_root LOGIN CREATEROLE PASSWORD '`+rootPassword+`'`,
-		`GRANT dbops_read, dbops_owner TO dbops_root`,
+		`GRANT dbops_read, dbops_owner TO dbops_root WITH ADMIN OPTION`,
 	)
 	return p
 }

@@ -193,7 +193,7 @@ func TestCreds_DefaultUsernamesFit(t *testing.T) {
 func TestCreds_PasswordNeverReachesTheServer(t *testing.T) {
 	t.Parallel()
 	p := testenv.Postgres(t, testenv.PostgresOptions{Conf: []string{"log_statement = 'all'"}})
-	p.Exec("postgres", `CREATE ROLE dbops_read`, `CREATE ROLE dbops_root LOGIN CREATEROLE PASSWORD '`+rootPassword+`'`)
+	p.Exec("postgres", `CREATE ROLE dbops_read`, `CREATE ROLE dbops_root LOGIN CREATEROLE PASSWORD '`+rootPassword+`'`, `GRANT dbops_read TO dbops_root WITH ADMIN OPTION`)
 	m := withRole(t, p, nil)
 	scram := m.must(logical.ReadOperation, "creds/app", nil).Data
 	m.must(logical.UpdateOperation, "config/prod", map[string]any{"password_authentication": "password"})

@@ -162,11 +162,15 @@ func TestPosture_HardenedPostgres(t *testing.T) {
 	found(t, answer, []planted{{"not_checked", "dbops_posture.passwords()"}, {"not_checked", "dbops_posture.hba()"}})
 	require.Len(t, answer.Findings, 1, "%+v", answer.Findings)
 	// On a source the login may read everything by way of dbops_read.
-	p.Exec("postgres", `GRANT pg_read_all_data TO dbops_read`)
+	everything := "pg_read_all_data"
+	if p.Major() < 14 {
+		everything = "SELECT ON pg_authid" // there is no such role
+	}
+	p.Exec("postgres", `GRANT `+everything+` TO dbops_read`)
 	answer = m.readPosture("posture/good")
 	found(t, answer, []planted{{"not_checked", "dbops_posture.hba()"}})
 	require.NotContains(t, answer.Findings[0].Seen, "passwords")
-	p.Exec("postgres", `REVOKE pg_read_all_data FROM dbops_read`)
+	p.Exec("postgres", `REVOKE `+everything+` FROM dbops_read`)
 
 	// Functions of somebody who is no superuser are not called: they would run
 	// with the rights of the engine's login.
@@ -178,7 +182,7 @@ func TestPosture_HardenedPostgres(t *testing.T) {
 	found(t, answer, []planted{{"not_checked", "dbops_posture.passwords()"}})
 	p.Exec("postgres", `DROP SCHEMA dbops_posture CASCADE`)
 
-	p.Exec("postgres", readmeBlock(t, "posture functions: run by a test"), `GRANT pg_read_all_data TO dbops_read`)
+	p.Exec("postgres", readmeBlock(t, "posture functions: run by a test"), `GRANT `+everything+` TO dbops_read`)
 	answer = m.readPosture("posture/good")
 	require.Empty(t, answer.Findings)
 	require.Equal(t, 100, answer.Score)
@@ -188,53 +192,69 @@ func TestPosture_HardenedPostgres(t *testing.T) {
 	found(t, m.readPosture("posture/good"), []planted{{"postgres_password_md5", "legacy"}})
 }
 
-// 15 weaknesses planted on a MariaDB server are named.
+// Weaknesses planted on a MariaDB or MySQL server are named.
 func TestPosture_WeakMariaDB(t *testing.T) {
 	t.Parallel()
-	server := testenv.MariaDB(t, testenv.MariaDBOptions{Conf: []string{"local_infile=ON", "secure_file_priv=", "tls_version=TLSv1.1,TLSv1.2"}})
-	server.Exec("", `CREATE DATABASE test;
+	conf := []string{"local_infile=ON", "secure_file_priv="}
+	probe := `CREATE DATABASE test;
 CREATE USER 'nobody'@'10.0.0.1' IDENTIFIED BY '';
 CREATE USER ''@'10.0.0.%' IDENTIFIED BY 'planted-anonymous-password';
 CREATE USER 'admin'@'10.0.0.%' IDENTIFIED BY 'planted-admin-password';
 GRANT ALL ON *.* TO 'admin'@'10.0.0.%';
-CREATE USER 'ancient'@'10.0.0.3' IDENTIFIED VIA mysql_old_password USING '0123456789abcdef';
-CREATE USER 'app'@'%' IDENTIFIED BY 'planted-app-password'`)
+CREATE USER 'app'@'%' IDENTIFIED BY 'planted-app-password'`
+	// What only one of the products can have.
+	var only []planted
+	if testenv.ServesMySQL() {
+		only = []planted{{"mysql_ssl_off", "no certificate"}, {"root_excess_rights", "BINLOG_ADMIN"}}
+	} else {
+		conf = append(conf, "tls_version=TLSv1.1,TLSv1.2")
+		probe += `;
+CREATE USER 'ancient'@'10.0.0.3' IDENTIFIED VIA mysql_old_password USING '0123456789abcdef'`
+		only = []planted{
+			{"mysql_ssl_off", "DISABLED"},
+			{"root_excess_rights", "FILE"},
+			{"mysql_old_password", "'ancient'@'10.0.0.3'"},
+			{"mysql_native_password", "'app'@'%'"},
+			{"mysql_tls_old", "TLSv1.1"},
+		}
+	}
+	server := testenv.MariaDB(t, testenv.MariaDBOptions{Conf: conf})
+	server.Exec("", probe)
 	m := newMountTo(t, "weak", mysqlPluginName, server.ConnectionURL(""), server.User, server.Password)
-	m.foundOnly("weak", []planted{
+	m.foundOnly("weak", append(only, []planted{
 		{"tls_off", ""},
 		{"root_never_rotated", ""},
-		{"root_excess_rights", "FILE"},
-		{"mysql_ssl_off", "DISABLED"},
 		{"mysql_empty_password", "'nobody'@'10.0.0.1'"},
 		{"mysql_anonymous", "''@'10.0.0.%'"},
 		{"mysql_superusers", "'admin'@'10.0.0.%'"},
-		{"mysql_old_password", "'ancient'@'10.0.0.3'"},
 		{"mysql_no_require_ssl", "'app'@'%'"},
 		{"mysql_any_host", "'app'@'%'"},
-		{"mysql_native_password", "'app'@'%'"},
 		{"mysql_secure_transport", "OFF"},
 		{"mysql_local_infile", "ON"},
 		{"mysql_secure_file_priv", "empty"},
-		{"mysql_tls_old", "TLSv1.1"},
 		{"mysql_test_database", "test"},
-	})
+	}...))
 }
 
-// A hardened MariaDB server has no finding.
+// A hardened MariaDB or MySQL server has no finding.
 func TestPosture_HardenedMariaDB(t *testing.T) {
 	t.Parallel()
 	server := testenv.MariaDB(t, testenv.MariaDBOptions{ServerName: "db.example.test", Conf: []string{
-		"require_secure_transport=ON", "local_infile=OFF", "secure_file_priv=/tmp", "tls_version=TLSv1.2,TLSv1.3", "plugin_load_add=auth_ed25519",
+		"require_secure_transport=ON", "local_infile=OFF", "secure_file_priv=/tmp", "tls_version=TLSv1.2,TLSv1.3", "loose-plugin_load_add=auth_ed25519",
 	}})
-	server.Exec("", `DELETE FROM mysql.global_priv WHERE User = 'root' AND Host <> 'localhost'; FLUSH PRIVILEGES; CREATE DATABASE shop;
-CREATE USER 'dbops_vault'@'127.0.0.1' IDENTIFIED VIA ed25519 USING PASSWORD('`+rootPassword+`') REQUIRE SSL;
-GRANT CREATE USER, PROCESS, CONNECTION ADMIN, SHOW DATABASES ON *.* TO 'dbops_vault'@'127.0.0.1';
+	password, rotation := `IDENTIFIED VIA ed25519 USING PASSWORD('`+rootPassword+`')`, []string{`ALTER USER '{{username}}'@'127.0.0.1' IDENTIFIED VIA ed25519 USING PASSWORD('{{password}}') REQUIRE SSL`}
+	others := `DELETE FROM mysql.global_priv WHERE User = 'root' AND Host <> 'localhost'; FLUSH PRIVILEGES`
+	if server.MySQL {
+		password, rotation, others = `IDENTIFIED BY '`+rootPassword+`'`, nil, `DROP USER 'root'@'%'`
+	}
+	server.Exec("", others+`; CREATE DATABASE shop;
+CREATE USER 'dbops_vault'@'127.0.0.1' `+password+` REQUIRE SSL;
+GRANT CREATE USER, PROCESS, `+server.ConnectionAdmin()+`, SHOW DATABASES ON *.* TO 'dbops_vault'@'127.0.0.1';
 GRANT SELECT ON shop.* TO 'dbops_vault'@'127.0.0.1' WITH GRANT OPTION`)
 	m := newMount(t, &logical.InmemStorage{})
 	m.must(logical.CreateOperation, "config/good", map[string]any{
 		"plugin_name": mysqlPluginName, "connection_url": server.ConnectionURL(""), "username": "dbops_vault", "password": rootPassword,
-		"tls_ca": string(server.Certificate.CA), "user_host": "127.0.0.1",
-		"root_rotation_statements": []string{`ALTER USER '{{username}}'@'127.0.0.1' IDENTIFIED VIA ed25519 USING PASSWORD('{{password}}') REQUIRE SSL`},
+		"tls_ca": string(server.Certificate.CA), "user_host": "127.0.0.1", "root_rotation_statements": rotation,
 	})
 	m.classify("good")
 	m.must(logical.UpdateOperation, "rotate-root/good", nil)

@@ -36,7 +36,7 @@ func TestRotation_ThousandRoles(t *testing.T) {
 	p := testenv.Postgres(t, testenv.PostgresOptions{Weight: 16})
 	statements := append(make([]string, 0, roles+1), `CREATE ROLE dbops_root LOGIN CREATEROLE PASSWORD '`+rootPassword+`'`)
 	for i := range roles {
-		statements = append(statements, fmt.Sprintf(`CREATE ROLE svc%d LOGIN`, i))
+		statements = append(statements, fmt.Sprintf(`CREATE ROLE svc%d LOGIN ADMIN dbops_root`, i))
 	}
 	p.Exec("postgres", statements...)
 	m := newMount(t, &logical.InmemStorage{})
@@ -112,7 +112,7 @@ func TestRotation_AllDueAtOnce(t *testing.T) {
 	m, p := withStatic(t)
 	var statements []string
 	for i := range roles {
-		statements = append(statements, fmt.Sprintf(`CREATE ROLE svc%d LOGIN`, i))
+		statements = append(statements, fmt.Sprintf(`CREATE ROLE svc%d LOGIN ADMIN dbops_root`, i))
 	}
 	p.Exec("postgres", statements...)
 	for i := range roles {

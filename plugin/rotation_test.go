@@ -17,7 +17,7 @@ import (
 func withStatic(t *testing.T) (*engine, *testenv.PostgresServer) {
 	t.Helper()
 	p := database(t)
-	p.Exec("postgres", `CREATE ROLE svc LOGIN PASSWORD 'before'`)
+	p.Exec("postgres", `CREATE ROLE svc LOGIN PASSWORD 'before'`, `GRANT svc TO dbops_root WITH ADMIN OPTION`)
 	m := newMount(t, &logical.InmemStorage{})
 	m.configure("prod", p)
 	return m, p
@@ -310,7 +310,7 @@ func (m *engine) connectionNow(name string) *connection {
 func TestRotation_All(t *testing.T) {
 	t.Parallel()
 	m, p := withStatic(t)
-	p.Exec("postgres", `CREATE ROLE svc2 LOGIN`)
+	p.Exec("postgres", `CREATE ROLE svc2 LOGIN`, `GRANT svc2 TO dbops_root WITH ADMIN OPTION`)
 	m.must(logical.CreateOperation, "static-roles/a", map[string]any{"db_name": "prod", "username": "svc", "manual": true})
 	m.must(logical.CreateOperation, "static-roles/b", map[string]any{"db_name": "prod", "username": "svc2", "rotation_period": "24h"})
 	before := []string{m.staticPassword("a"), m.staticPassword("b")}

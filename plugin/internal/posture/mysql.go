@@ -13,6 +13,8 @@ type MySQLFacts struct {
 	Accounts []MySQLAccount
 	// Variables by name, in lower case; one the server does not have is missing.
 	Variables map[string]string
+	// NoCertificate says that the server has none loaded, and so no TLS.
+	NoCertificate bool
 	// TestDatabase says that there is a database called test.
 	TestDatabase bool
 	// Own is the engine's own account; OwnRights are its rights, as in
@@ -128,6 +130,8 @@ func (f *MySQLFacts) judge(r *report, ours string) {
 
 	if slices.Contains([]string{"NO", "DISABLED"}, variable(MySQLHaveSSL)) {
 		r.add("mysql_ssl_off", "have_ssl is %s", variable(MySQLHaveSSL))
+	} else if f.NoCertificate {
+		r.add("mysql_ssl_off", "no certificate is loaded")
 	}
 	if has(MySQLSecureTransport) && !forced {
 		r.add("mysql_secure_transport", "require_secure_transport is OFF")

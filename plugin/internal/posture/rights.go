@@ -24,6 +24,7 @@ func LeastRights(engine wire.EngineType) []Right {
 		return []Right{
 			{"`LOGIN CREATEROLE`", "making and dropping logins", []string{"CREATEROLE"}},
 			{"the capability roles, `WITH ADMIN OPTION`", "giving them to logins", nil},
+			{"logins of static roles, `WITH ADMIN OPTION` (PostgreSQL 16)", "rotating logins that it did not make", nil},
 			{"`pg_signal_backend`", "ending the sessions of logins that it did not make", []string{"pg_signal_backend"}},
 			{"`USAGE` on `dbops_posture`, `EXECUTE` on its functions", "`posture`, see there", nil},
 		}

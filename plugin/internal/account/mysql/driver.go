@@ -309,16 +309,17 @@ func (d *Driver) Create(ctx context.Context, req account.CreateRequest) error {
 	})
 }
 
-// checkName refuses names the server would not keep as they are: it cuts off blanks
-// at the end, so the user would have another name and not be found to be ended, and
-// its table of users takes no character above U+FFFF.
+// checkName refuses names the server would not keep as they are. MariaDB cuts off
+// blanks at the end, MySQL white space at both ends, so the user would have another
+// name and not be found to be ended; and their tables of users take no character
+// above U+FFFF.
 func checkName(op, name string) error {
 	reason := ""
 	switch {
 	case name == "":
 		reason = "the user name is empty"
-	case strings.HasSuffix(name, " "):
-		reason = "the user name ends with a blank, which the server cuts off"
+	case strings.Trim(name, " \t\n\v\f\r") != name:
+		reason = "the user name begins or ends with white space, which the server cuts off"
 	case strings.ContainsFunc(name, func(c rune) bool { return c > 0xffff }):
 		reason = "the user name holds a character above U+FFFF, which the server's table of users cannot"
 	default:

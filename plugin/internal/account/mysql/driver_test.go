@@ -21,7 +21,7 @@ const createLogin = `CREATE USER '{{name}}'@'%' IDENTIFIED BY '{{password}}'; GR
 // rootUser makes the user README tells operators to make: no superuser.
 func rootUser(m *testenv.MariaDBServer) {
 	m.Exec("", `CREATE USER 'dbops_root'@'%' IDENTIFIED BY 'root-password';
-GRANT CREATE USER, PROCESS, CONNECTION ADMIN, SELECT ON *.* TO 'dbops_root'@'%' WITH GRANT OPTION`)
+GRANT CREATE USER, PROCESS, `+m.ConnectionAdmin()+`, SELECT ON *.* TO 'dbops_root'@'%' WITH GRANT OPTION`)
 }
 
 // blackHole takes connections and never answers.
@@ -199,6 +199,33 @@ func TestDriver_EndForEveryHost(t *testing.T) {
 	require.NoError(t, driver.End(ctx, account.EndRequest{Username: "stuck"}))
 }
 
+// MySQL drops no user whom views run for; it stays locked, and the error says what
+// is in the way. MariaDB drops it and leaves views that work no more.
+func TestDriver_EndOfADefiner(t *testing.T) {
+	t.Parallel()
+	m := testenv.MariaDB(t, testenv.MariaDBOptions{})
+	rootUser(m)
+	m.Exec("", `CREATE DATABASE shop; GRANT ALL ON shop.* TO 'dbops_root'@'%' WITH GRANT OPTION`)
+	driver, ctx := open(t, rootConfig(m)), t.Context()
+	require.NoError(t, driver.Create(ctx, createRequest("definer", createLogin, `GRANT ALL ON shop.* TO '{{name}}'@'%'`)))
+	session, err := login(ctx, m, "definer", "pw-of-user")
+	require.NoError(t, err)
+	defer session.Close()
+	_, err = session.(userSession).db.ExecContext(ctx, `CREATE VIEW shop.v AS SELECT 1 AS one`)
+	require.NoError(t, err)
+	err = driver.End(ctx, account.EndRequest{Username: "definer"})
+	require.False(t, session.Alive(ctx))
+	if m.MySQL {
+		require.Equal(t, wire.CodePrivilege, code(t, err))
+		require.ErrorContains(t, err, "DEFINER")
+		require.Equal(t, wire.CodeLoginRefused, code(t, driver.Login(ctx, "definer", wire.NewSecret("pw-of-user"))))
+		m.Exec("shop", `DROP VIEW v`)
+		err = driver.End(ctx, account.EndRequest{Username: "definer"})
+	}
+	require.NoError(t, err)
+	require.False(t, exists(m, "definer"))
+}
+
 // Without the right to see or end sessions, ending says so instead of leaving them.
 func TestDriver_EndSaysWhichPrivilegeIsMissing(t *testing.T) {
 	t.Parallel()
@@ -220,7 +247,7 @@ func TestDriver_EndSaysWhichPrivilegeIsMissing(t *testing.T) {
 	require.Equal(t, wire.CodePrivilege, code(t, err))
 	require.ErrorContains(t, err, "CONNECTION_ADMIN")
 	require.True(t, exists(m, "seen"))
-	m.Exec("", `GRANT CONNECTION ADMIN ON *.* TO 'dbops_root'@'%'`)
+	m.Exec("", `GRANT `+m.ConnectionAdmin()+` ON *.* TO 'dbops_root'@'%'`)
 	require.NoError(t, open(t, rootConfig(m)).End(ctx, account.EndRequest{Username: "seen"}))
 	require.False(t, session.Alive(ctx))
 }
@@ -230,7 +257,7 @@ func TestDriver_WithoutSelectOnUsers(t *testing.T) {
 	t.Parallel()
 	m := testenv.MariaDB(t, testenv.MariaDBOptions{})
 	m.Exec("", `CREATE DATABASE shop; CREATE USER 'dbops_root'@'%' IDENTIFIED BY 'root-password';
-GRANT CREATE USER, PROCESS, CONNECTION ADMIN ON *.* TO 'dbops_root'@'%'; GRANT ALL ON shop.* TO 'dbops_root'@'%' WITH GRANT OPTION`)
+GRANT CREATE USER, PROCESS, `+m.ConnectionAdmin()+` ON *.* TO 'dbops_root'@'%'; GRANT ALL ON shop.* TO 'dbops_root'@'%' WITH GRANT OPTION`)
 	config := rootConfig(m)
 	config.URL, config.Host = m.ConnectionURL(""), "127.0.0.1"
 	driver := open(t, config)
@@ -252,7 +279,7 @@ func TestDriver_RotatesItsOwnUser(t *testing.T) {
 	m.Exec("", `CREATE USER 'dbops_root'@'10.0.0.1' IDENTIFIED BY 'another'`)
 	driver := open(t, rootConfig(m))
 	other := func() string {
-		return m.Exec("", `SELECT Password FROM mysql.user WHERE User = 'dbops_root' AND Host = '10.0.0.1'`)
+		return m.Exec("", `SELECT authentication_string FROM mysql.user WHERE User = 'dbops_root' AND Host = '10.0.0.1'`)
 	}
 	before := other()
 	require.NoError(t, driver.Rotate(t.Context(), account.RotateRequest{Username: "dbops_root", Password: wire.NewSecret("next")}))

@@ -11,8 +11,8 @@ import (
 	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
 )
 
-// Error numbers we decide on; those above 1900 and below 2000, and above 4000, are
-// MariaDB's, those from 3000 to 3999 MySQL's.
+// Error numbers we decide on; those above 1900 and below 2000, and above 4100, are
+// MariaDB's, those from 3000 to 4050 MySQL's.
 const (
 	errTooManyConnections = 1040
 	errDatabaseDenied     = 1044
@@ -46,6 +46,7 @@ const (
 	errConnectionKilled   = 1927
 	errAccountLocked      = 3118
 	errSessionKilled      = 3169
+	errUserIsDefiner      = 4006
 	errAccountLockedMaria = 4151
 )
 
@@ -99,7 +100,8 @@ func verdictOf(number uint16) (verdict, bool) {
 		errNoTable:            {code: wire.CodeEngine, reason: "a statement names a table that does not exist"},
 		errUnknownProcedure:   {code: wire.CodeEngine, reason: "a statement names a routine that does not exist"},
 		errCannotUser:         {code: wire.CodeEngine, reason: "the user exists already, or does not exist"},
-		errNameTooLong:        {code: wire.CodeEngine, reason: "the user name is longer than the server takes"},
+		errNameTooLong:        {code: wire.CodeInvalid, reason: "the user name is longer than the server takes"},
+		errUserIsDefiner:      {code: wire.CodePrivilege, reason: "the user made views, routines, triggers or events that run with its rights; drop them or give them another DEFINER"},
 		errPasswordPolicy:     {code: wire.CodeEngine, reason: "the password does not satisfy the server's password policy"},
 	}[number]
 	return v, ok

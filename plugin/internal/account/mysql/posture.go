@@ -89,6 +89,12 @@ func (d *Driver) questions(f *posture.MySQLFacts) []question {
 				quoted = append(quoted, "'"+name+"'")
 			}
 			f.Variables, err = s.pairs(ctx, "SHOW GLOBAL VARIABLES WHERE Variable_name IN ("+strings.Join(quoted, ", ")+")")
+			if _, has := f.Variables[posture.MySQLHaveSSL]; has || err != nil {
+				return err
+			}
+			// MySQL 8.4 and newer do not say it in a variable.
+			status, err := s.pairs(ctx, "SHOW GLOBAL STATUS LIKE 'Ssl_server_not_after'")
+			f.NoCertificate = err == nil && status["Ssl_server_not_after"] == ""
 			return err
 		}},
 		{what: "its own rights", right: "a login that may read them", ask: func(ctx context.Context, s *session) error { return ownRights(ctx, s, f) }},

@@ -242,7 +242,7 @@ func (d *Driver) Renew(ctx context.Context, req account.RenewRequest) error {
 	}
 	text.add("RESET ROLE")
 	return d.with(ctx, op, statementTimeout, func(ctx context.Context, conn *pgx.Conn) error {
-		return exec(ctx, conn, text.b.String())
+		return explainRefusal(ctx, conn, op, req.Username, exec(ctx, conn, text.b.String()))
 	})
 }
 

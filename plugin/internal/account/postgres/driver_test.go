@@ -25,7 +25,7 @@ func rootRole(p *testenv.PostgresServer) {
 	p.Exec("postgres",
 		`CREATE ROLE dbops_owner NOLOGIN CREATEDB`,
 		`CREATE ROLE dbops_root LOGIN CREATEROLE PASSWORD 'root-password'`,
-		`GRANT dbops_owner TO dbops_root`,
+		`GRANT dbops_owner TO dbops_root WITH ADMIN OPTION`,
 	)
 }
 

@@ -77,7 +77,9 @@ WITH r AS (SELECT oid, rolconfig FROM pg_catalog.pg_roles WHERE rolname = $1),
                WHERE d.refclassid = 'pg_catalog.pg_authid'::regclass AND d.refobjid = r.oid)
 SELECT coalesce((SELECT g.rolname::text
                    FROM pg_catalog.pg_auth_members m JOIN pg_catalog.pg_roles g ON g.oid = m.roleid
-                  WHERE m.member = r.oid AND NOT g.rolcanlogin AND pg_catalog.pg_has_role(g.oid, 'USAGE')
+                  WHERE m.member = r.oid AND NOT g.rolcanlogin
+                    -- Since 16 that is what handing over to it needs.
+                    AND pg_catalog.pg_has_role(g.oid, CASE WHEN pg_catalog.current_setting('server_version_num')::int >= 160000 THEN 'SET' ELSE 'USAGE' END)
                     AND NOT starts_with(g.rolname, 'pg_')
                   ORDER BY ('role=' || g.rolname) = ANY (coalesce(r.rolconfig, '{}')) DESC, g.rolname
                   LIMIT 1), current_user::text),
@@ -129,7 +131,7 @@ func (d *Driver) shutOut(ctx context.Context, conn *pgx.Conn, l *login, dropped 
 		// The membership may be what was refused (it would be a circle, or the
 		// server forbids it); without it as much is done as can be.
 		if err := gone(exec(ctx, conn, "ALTER ROLE "+l.ident+" NOLOGIN VALID UNTIL 'now'")); err != nil {
-			return err
+			return explainRefusal(ctx, conn, "end", l.name, err)
 		}
 	}
 	err = exec(ctx, conn, l.terminate())

@@ -56,6 +56,9 @@ func translate(op string, err error) error {
 		case strings.HasPrefix(pg.Code, "57P"):
 			// The session was ended from outside; a commit may have been in flight.
 			e.Code, e.Ambiguous = wire.CodeUnavailable, true
+		case refusedMembership(pg) && op == "create":
+			e.Code = wire.CodePrivilege
+			e.Reason += "; since PostgreSQL 16 the connection's user needs the roles that logins become members of WITH ADMIN OPTION"
 		case pg.Code == stateInsufficientPrivilege:
 			e.Code = wire.CodePrivilege
 		case pg.Code == stateDependentObjects && op == "end":

@@ -52,7 +52,7 @@ func (d *Driver) Rotate(ctx context.Context, req account.RotateRequest) error {
 				return err
 			}
 		}
-		return exec(ctx, conn, text.b.String())
+		return explainRefusal(ctx, conn, op, req.Username, exec(ctx, conn, text.b.String()))
 	})
 }
 
