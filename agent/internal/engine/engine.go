@@ -28,6 +28,9 @@ type Endpoint struct {
 	// name (which leads to the worker's own loopback) and a port. Nothing listens
 	// there before OpenTool was called once.
 	OpenTool func() (host string, port int, err error)
+	// RunTool runs a client program in the worker to its end. The program is killed
+	// when ctx ends.
+	RunTool func(ctx context.Context, t Tool) error
 }
 
 // Job is everything a run needs. Shape is the approved one.
@@ -40,9 +43,6 @@ type Job struct {
 	Source      Endpoint
 	Target      Endpoint
 	TempDir     string // in memory, private to the worker
-	// RunTool runs a client program to its end. The program is killed when ctx
-	// ends.
-	RunTool func(ctx context.Context, t Tool) error
 }
 
 // Tool is one run of a client program. Arguments and environment hold no secret.
@@ -75,7 +75,7 @@ type Engine interface {
 	Type() wire.EngineType
 	// Inspect reads the catalogs of one side, nothing else. The answer is the
 	// engine's own JSON, given back to Plan. At the target the database may not
-	// exist yet.
+	// exist yet. A source that the worker has no client tools for is refused here.
 	Inspect(ctx context.Context, side wire.Side, e Endpoint) (json.RawMessage, error)
 	// Plan decides what the operation will do, from data alone. The result is
 	// deterministic: equal inputs give equal bytes of Shape.

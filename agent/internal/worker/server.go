@@ -334,7 +334,6 @@ func (s *server) run(ctx context.Context, request RunRequest, host *remoteHost) 
 		Source:      source,
 		Target:      target,
 		TempDir:     dir,
-		RunTool:     runTool,
 	}, host)
 }
 
@@ -382,6 +381,7 @@ func (s *server) endpoint(side wire.Side) (engine.Endpoint, error) {
 		Password: account.Password,
 		Dial:     dial,
 		OpenTool: func() (string, int, error) { return s.tools.open(side, account.Endpoint, dial) },
+		RunTool:  runTool,
 	}, nil
 }
 

@@ -26,8 +26,6 @@ type Site struct {
 	// Endpoint is a side with the login of a purpose. Each call may be used for
 	// one more set of sessions.
 	Endpoint func(side wire.Side, purpose wire.Purpose) engine.Endpoint
-	// RunTool is [engine.Job]'s.
-	RunTool func(ctx context.Context, t engine.Tool) error
 	// Reset puts the target into its first state.
 	Reset func(t *testing.T)
 	// Untouched fails unless the target is in that state. Copied fails unless it
@@ -204,7 +202,6 @@ func newJob(t *testing.T, site Site) engine.Job {
 	return engine.Job{
 		OperationID: newID(), Shape: plan(t, site).Shape, TempDir: t.TempDir(),
 		Source: site.Endpoint(wire.Source, wire.PurposeRead), Target: site.Endpoint(wire.Target, wire.PurposeWrite),
-		RunTool: site.RunTool,
 	}
 }
 

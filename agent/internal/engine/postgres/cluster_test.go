@@ -34,10 +34,16 @@ type pair struct {
 
 func newPair(t *testing.T, source, target testenv.PostgresOptions) *pair {
 	t.Helper()
+	// The source is an older server where this is set.
+	source.Suite = os.Getenv("DBOPS_SOURCE_SUITE")
 	p := &pair{source: testenv.Postgres(t, source), target: testenv.Postgres(t, target)}
 	secret := "'" + password + "'"
+	readAll := "GRANT pg_read_all_data TO dbops_read"
+	if p.source.Major() < 14 {
+		readAll = "SELECT 1" // no such role; see job
+	}
 	p.source.Exec("postgres",
-		"CREATE ROLE dbops_inspect", "CREATE ROLE dbops_read BYPASSRLS IN ROLE pg_read_all_data",
+		"CREATE ROLE dbops_inspect", "CREATE ROLE dbops_read BYPASSRLS", readAll,
 		"CREATE ROLE app_owner", "CREATE ROLE app_reader",
 		"CREATE ROLE look LOGIN PASSWORD "+secret+" IN ROLE dbops_inspect",
 		"CREATE ROLE read LOGIN PASSWORD "+secret+" IN ROLE dbops_read", "ALTER ROLE read SET role TO dbops_read",
@@ -63,20 +69,26 @@ func endpoint(s *testenv.PostgresServer, database, user string) engine.Endpoint 
 			return new(net.Dialer).DialContext(ctx, "tcp", address)
 		},
 		OpenTool: func() (string, int, error) { return s.Host, s.Port, nil },
+		RunTool:  runTool,
 	}
 }
 
-// newEngine returns an engine that finds pg_dump: the host's, or the image's.
+// newEngine returns an engine that finds pg_dump: the host's, or the image's. The
+// host's is of one version only.
 func newEngine(t *testing.T) *postgres.Engine {
 	t.Helper()
-	if found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/pg_dump"); len(found) > 0 {
-		return postgres.New(postgres.Options{})
-	}
-	if _, err := exec.LookPath("pg_dump"); err == nil {
-		return postgres.New(postgres.Options{})
+	if os.Getenv("DBOPS_SUITE") == "" && os.Getenv("DBOPS_TOOLS_SUITE") == "" {
+		if found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/pg_dump"); len(found) > 0 {
+			return postgres.New(postgres.Options{})
+		}
+		if _, err := exec.LookPath("pg_dump"); err == nil {
+			return postgres.New(postgres.Options{})
+		}
 	}
 	directory := t.TempDir()
-	script := fmt.Sprintf("#!/bin/sh\nset -- pg_dump \"$@\"\nif [ -n \"$PGSERVICEFILE\" ]; then m=\"-v $(dirname $PGSERVICEFILE):$(dirname $PGSERVICEFILE)\"; fi\n"+
+	version, err := exec.Command("docker", "run", "--rm", testenv.Image(t, testenv.PartTools), "pg_dump", "--version").Output()
+	require.NoError(t, err)
+	script := fmt.Sprintf("#!/bin/sh\nif [ \"$1\" = --version ]; then echo '"+strings.TrimSpace(string(version))+"'; exit; fi\nset -- pg_dump \"$@\"\nif [ -n \"$PGSERVICEFILE\" ]; then m=\"-v $(dirname $PGSERVICEFILE):$(dirname $PGSERVICEFILE)\"; fi\n"+
 		"exec docker run --rm --network host $m -e PGSERVICEFILE -e PGPASSFILE -e PGOPTIONS -e PGAPPNAME -e LC_ALL %s \"$@\"\n",
 		testenv.Image(t, testenv.PartTools))
 	require.NoError(t, os.WriteFile(filepath.Join(directory, "pg_dump"), []byte(script), 0o755))
@@ -122,11 +134,23 @@ func (h *host) Verified(_ context.Context, t operation.TableReport) error {
 	return nil
 }
 
+// readEverySchema stands for pg_read_all_data on PostgreSQL 13, as README says.
+const readEverySchema = `DO $$ DECLARE place text; BEGIN
+  FOR place IN SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema' LOOP
+    EXECUTE format('GRANT USAGE ON SCHEMA %I TO dbops_read', place);
+    EXECUTE format('GRANT SELECT ON ALL TABLES IN SCHEMA %I TO dbops_read', place);
+    EXECUTE format('GRANT SELECT ON ALL SEQUENCES IN SCHEMA %I TO dbops_read', place);
+  END LOOP;
+END $$`
+
 // job inspects and plans as the planning phase does, with the inspecting
 // logins, and returns what the running phase gets.
 func (p *pair) job(t *testing.T, e *postgres.Engine, database string, options map[string]string) engine.Job {
 	t.Helper()
 	ctx := context.Background()
+	if p.source.Major() < 14 {
+		p.source.Exec(database, readEverySchema)
+	}
 	source, err := e.Inspect(ctx, wire.Source, endpoint(p.source, database, "look"))
 	require.NoError(t, err)
 	target, err := e.Inspect(ctx, wire.Target, endpoint(p.target, "shop", "look"))
@@ -136,7 +160,6 @@ func (p *pair) job(t *testing.T, e *postgres.Engine, database string, options ma
 	return engine.Job{
 		OperationID: newOperation(), Options: options, Shape: plan.Shape,
 		Source: endpoint(p.source, database, "read"), Target: endpoint(p.target, "shop", "write"), TempDir: t.TempDir(),
-		RunTool: runTool,
 	}
 }
 

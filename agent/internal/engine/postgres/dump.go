@@ -19,11 +19,7 @@ import (
 
 // dumpSchema runs pg_dump against the source, on the keeper's snapshot, and
 // reads the table of contents from its output. Rows are not dumped.
-func (e *Engine) dumpSchema(ctx context.Context, job engine.Job, major int, snapshot string, keepACL bool) (*archive, error) {
-	program, err := e.findDump(ctx, job, major)
-	if err != nil {
-		return nil, err
-	}
+func dumpSchema(ctx context.Context, job engine.Job, program string, major int, snapshot string, keepACL bool) (*archive, error) {
 	files, err := writeServiceFiles(job.TempDir, job.Source)
 	if err != nil {
 		return nil, err
@@ -60,7 +56,7 @@ func (e *Engine) dumpSchema(ctx context.Context, job engine.Job, major int, snap
 		_, drainErr = io.Copy(io.Discard, output)
 		readErr = errors.Join(readErr, drainErr)
 	})
-	runErr := job.RunTool(ctx, engine.Tool{Path: program, Args: arguments, Env: environment, Stdout: writes, Stderr: complaint})
+	runErr := job.Source.RunTool(ctx, engine.Tool{Path: program, Args: arguments, Env: environment, Stdout: writes, Stderr: complaint})
 	closeErr := writes.Close()
 	reading.Wait()
 	if runErr != nil {
@@ -107,31 +103,42 @@ func dumpFailure(complaint string, err error) error {
 	return e
 }
 
-// findDump returns the oldest pg_dump that is not older than the server.
-func (e *Engine) findDump(ctx context.Context, job engine.Job, major int) (string, error) {
+// findDump returns the oldest pg_dump in the worker that is not older than the
+// source's server: older ones refuse it, after everything else was made.
+func (e *Engine) findDump(ctx context.Context, source engine.Endpoint, major int) (string, error) {
 	type candidate struct {
 		path  string
 		major int
 	}
 	var found []candidate
+	newest := 0
 	for _, directory := range e.dumpPlaces() {
 		path := filepath.Join(directory, "pg_dump")
 		if info, err := os.Stat(path); err != nil || info.IsDir() {
 			continue
 		}
 		var out bytes.Buffer
-		err := job.RunTool(ctx, engine.Tool{Path: path, Args: []string{"--version"}, Env: []string{"PATH=/usr/bin:/bin", "LC_ALL=C"}, Stdout: &out})
+		err := source.RunTool(ctx, engine.Tool{Path: path, Args: []string{"--version"}, Env: []string{"PATH=/usr/bin:/bin", "LC_ALL=C"}, Stdout: &out})
 		if err != nil {
 			continue
 		}
-		if has := dumpMajor(out.String()); has >= major {
+		has := dumpMajor(out.String())
+		newest = max(newest, has)
+		if has >= major {
 			found = append(found, candidate{path, has})
 		}
 	}
+	if err := ctx.Err(); err != nil {
+		return "", context.Cause(ctx)
+	}
 	if len(found) == 0 {
+		has := "it has none"
+		if newest > 0 {
+			has = "its newest is " + strconv.Itoa(newest)
+		}
 		return "", &operation.Error{
-			Code: wire.CodeUnsupported, Reason: "no pg_dump of version " + strconv.Itoa(major) + " or newer in the worker's image",
-			Hint: "use a tools image with a newer PostgreSQL client",
+			Code: wire.CodeUnsupported, Reason: "the worker's image has no pg_dump of version " + strconv.Itoa(major) + " or newer, as the source needs; " + has,
+			Hint: "set tools_image of the agent's configuration to an image with newer PostgreSQL client tools",
 		}
 	}
 	sort.SliceStable(found, func(i, j int) bool { return found[i].major < found[j].major })

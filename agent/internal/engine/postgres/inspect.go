@@ -76,8 +76,13 @@ func (e *Engine) Inspect(ctx context.Context, side wire.Side, endpoint engine.En
 		}
 	}
 	seen, err := s.inspect(ctx)
+	if err == nil && side == wire.Source {
+		_, err = e.findDump(ctx, endpoint, seen.Major)
+	}
 	if err != nil {
-		return nil, fault(wire.StepInspect, side, "inspect the "+string(side), interrupted(ctx, err))
+		failed := *fault(wire.StepInspect, side, "inspect the "+string(side), interrupted(ctx, err))
+		failed.Step = wire.StepInspect
+		return nil, &failed
 	}
 	text, err := json.Marshal(seen)
 	if err != nil {

@@ -40,6 +40,7 @@ type clone struct {
 	from, to inspection
 	shape    Shape
 	held     *catalog // of the source, inside the snapshot
+	program  string   // pg_dump's path in the worker
 	dump     *archive
 	values   []sequenceValue
 	staged   bool

@@ -17,7 +17,7 @@ func (c *clone) createSchema(ctx context.Context) error {
 		return err
 	}
 	var err error
-	if c.dump, err = c.engine.dumpSchema(ctx, c.job, c.from.Major, c.snapshot, c.options.keepACL); err != nil {
+	if c.dump, err = dumpSchema(ctx, c.job, c.program, c.from.Major, c.snapshot, c.options.keepACL); err != nil {
 		return fault(wire.StepSchema, wire.Source, "dump the schema", err)
 	}
 	conn, err := c.open(ctx, c.target, c.names.staging)

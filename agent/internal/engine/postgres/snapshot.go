@@ -47,6 +47,9 @@ func (c *clone) takeSnapshot(ctx context.Context) error {
 	if c.from, c.held, err = inspectSource(ctx, c.keeper); err != nil {
 		return fault(wire.StepSnapshot, wire.Source, "inspect the source", err)
 	}
+	if c.program, err = c.engine.findDump(ctx, c.job.Source, c.from.Major); err != nil {
+		return err
+	}
 	planned, err := plan(c.job.Options, &c.from, &c.to)
 	if err != nil {
 		return err

@@ -100,7 +100,7 @@ func TestRun_TLS(t *testing.T) {
 	p.source.CreateDatabase("small")
 	p.source.Exec("small", "CREATE TABLE t (id integer PRIMARY KEY)", "INSERT INTO t SELECT generate_series(1, 100)")
 	e := newEngine(t)
-	job := engine.Job{Source: endpoint(p.source, "small", "read"), Target: endpoint(p.target, "shop", "write"), TempDir: t.TempDir(), RunTool: runTool}
+	job := engine.Job{Source: endpoint(p.source, "small", "read"), Target: endpoint(p.target, "shop", "write"), TempDir: t.TempDir()}
 	secure := func(mode string) {
 		job.Source.SSLMode, job.Target.SSLMode = mode, mode
 		job.Source.RootCA, job.Target.RootCA = readFile(t, p.source.CAFile), readFile(t, p.target.CAFile)

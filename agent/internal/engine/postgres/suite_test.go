@@ -21,7 +21,7 @@ func TestConformance(t *testing.T) {
 		"CREATE VIEW v AS SELECT * FROM a JOIN b USING (id)")
 	reference := p.makeReference(t, "small", "")
 	enginetest.Run(t, enginetest.Site{
-		Engine: newEngine(t), RunTool: runTool,
+		Engine: newEngine(t),
 		Endpoint: func(side wire.Side, purpose wire.Purpose) engine.Endpoint {
 			user := map[wire.Purpose]string{wire.PurposeInspect: "look", wire.PurposeRead: "read", wire.PurposeWrite: "write"}[purpose]
 			if side == wire.Source {
