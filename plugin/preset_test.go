@@ -340,6 +340,9 @@ func TestPreset_WhatIsShownIsAllThereIs(t *testing.T) {
 	})
 	for _, connection := range []string{"prod", "my", "re"} {
 		for _, name := range presets() {
+			if connection == "re" && name == presetOwner && !knowsChannels(r) {
+				continue
+			}
 			role := "roles/" + connection + "-" + string(name)
 			m.must(logical.CreateOperation, role, map[string]any{"db_name": connection, "preset": string(name)})
 			shown := m.must(logical.ReadOperation, role, nil).Data
@@ -422,6 +425,12 @@ CREATE TABLE my_shop.orders (n int); CREATE TABLE myxshop.orders (n int)`)
 	require.Equal(t, "made", server.Exec("", `SELECT table_name FROM information_schema.tables WHERE table_schema = 'my_shop' AND table_name = 'made'`))
 }
 
+// knowsChannels reports whether a server is newer than Redis 6.0, which has no rights
+// to channels and so no preset owner.
+func knowsChannels(r *testenv.RedisServer) bool {
+	return !strings.Contains(r.Command("INFO", "server"), "redis_version:6.0.")
+}
+
 // What users of each preset can and cannot do on Redis.
 func TestPreset_Redis(t *testing.T) {
 	t.Parallel()
@@ -443,6 +452,12 @@ func TestPreset_Redis(t *testing.T) {
 		},
 	} {
 		m.must(logical.CreateOperation, "roles/app", map[string]any{"db_name": "cache", "preset": string(test.name)})
+		if test.name == presetOwner && !knowsChannels(r) {
+			refusal, status := m.refused(logical.ReadOperation, "creds/app", nil)
+			require.Equal(t, 400, status)
+			require.Contains(t, refusal.Reason, "ACL rule 2")
+			continue
+		}
 		response := m.must(logical.ReadOperation, "creds/app", nil)
 		user := goredis.NewClient(&goredis.Options{
 			Addr: fmt.Sprintf("%s:%d", r.Host, r.Port), Username: response.Data["username"].(string), Password: response.Data["password"].(string), PoolSize: 1,
@@ -452,7 +467,10 @@ func TestPreset_Redis(t *testing.T) {
 			require.True(t, err == nil || errors.Is(err, goredis.Nil), "%s: %v: %v", test.name, command, err)
 		}
 		for _, command := range test.refused {
-			require.ErrorContains(t, user.Do(t.Context(), command...).Err(), "NOPERM", "%s: %v", test.name, command)
+			// A server before the command has no right to refuse.
+			err := user.Do(t.Context(), command...).Err()
+			require.Error(t, err, "%s: %v", test.name, command)
+			require.Regexp(t, "NOPERM|unknown command", err.Error(), "%s: %v", test.name, command)
 		}
 		require.NoError(t, user.Close())
 		_, err := m.revoke(response.Secret)
