@@ -5,7 +5,8 @@
 // What it guarantees:
 //   - Default deny. Without a policy that matches the request as it was asked,
 //     the answer is no.
-//   - Every policy that matches must allow. Among limits the strictest holds.
+//   - Every policy that matches must allow. Among limits the strictest holds, and
+//     is the one that a refusal names.
 //   - So adding a policy to a set of which one matches never turns a refusal
 //     into a permission.
 //   - No entity, no operation, whatever a policy says.
