@@ -712,3 +712,24 @@ func TestVerify_BeyondTheEnd(t *testing.T) {
 	require.Equal(t, "1/15", report.Problems[0].To)
 	require.EqualValues(t, len(d.lines), report.Problems[0].Places[0].Line)
 }
+
+// An agent that tells a wrong time does not hide what it did from a search by time.
+func TestSearch_TimeOfTheEntry(t *testing.T) {
+	t.Parallel()
+	d := newDevice(t)
+	text, hash, err := wire.Event{
+		V: 1, T: time.Unix(0, 0).UTC(), Agent: "a", Epoch: "1", Seq: "1", OpID: "op-a", Operation: wire.KindClone, EventType: wire.EventBulkDataExport,
+		Severity: wire.SeverityInfo, Outcome: wire.OutcomeStarted, User: wire.User{EntityID: "entity-alice"},
+	}.Encode()
+	require.NoError(t, err)
+	d.chains.Agents["a"] = wire.AgentChain{Chain: wire.Chain{Epoch: "1", Seq: "1", Head: hash}, Entities: []string{entityOf("a")}}
+	from := d.at
+	d.send("a", []string{text})
+	find := func(filter Filter) (n int) {
+		_, err := Search(context.Background(), d.chains, []Input{input("audit.log", d.lines)}, filter, func(Hit) error { n++; return nil })
+		require.NoError(t, err)
+		return n
+	}
+	require.Equal(t, 1, find(Filter{Since: from, Until: from.Add(time.Hour)}))
+	require.Equal(t, 0, find(Filter{Since: from.Add(time.Hour)}))
+}

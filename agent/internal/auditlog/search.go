@@ -17,8 +17,9 @@ type Filter struct {
 	Type       string        // a word of [wire.EventWords]
 	Severity   wire.Severity // and above
 	Outcome    wire.Outcome
-	Since      time.Time // not before
-	Until      time.Time // before
+	// Since and Until bound the time that is told, or that of the entry, which is
+	// Vault's: an agent tells what it likes. Since is within, Until is not.
+	Since, Until time.Time
 	// All finds what does not count too, told as such.
 	All bool
 }
@@ -58,7 +59,12 @@ func (f Filter) matches(h Hit) bool {
 		oneOf(f.User, about.users) && oneOf(f.Connection, about.places) &&
 		(f.Type == "" || slices.Contains(wire.EventWords(about.eventType, about.phase, about.kind), string(wire.EventType(f.Type).Canonical()))) &&
 		(f.Severity == "" || about.severity.Level() >= f.Severity.Level()) &&
-		(f.Since.IsZero() || !about.at.Before(f.Since)) && (f.Until.IsZero() || about.at.Before(f.Until))
+		(f.during(about.at) || f.during(h.Place.Time))
+}
+
+// during reports whether the filter wants what was at that time.
+func (f Filter) during(at time.Time) bool {
+	return (f.Since.IsZero() || !at.Before(f.Since)) && (f.Until.IsZero() || at.Before(f.Until))
 }
 
 // searcher is one run of [Search].
