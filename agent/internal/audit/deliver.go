@@ -326,8 +326,20 @@ func (s *Sink) rebase(theirs position) error {
 	for i, g := range s.queued {
 		g.records = queued[i]
 	}
+	s.bytes = sizeOf(pending) // another place in the chain is another length
+	for _, records := range queued {
+		s.bytes += sizeOf(records)
+	}
 	s.aligned, s.damaged, s.doubt, s.broken409 = true, false, doubt{}, 0
 	return nil
+}
+
+func sizeOf(records []record) int {
+	size := 0
+	for _, r := range records {
+		size += len(r.text)
+	}
+	return size
 }
 
 // moved is the same event at another place.
