@@ -17,6 +17,7 @@ import (
 	"github.com/dbops-io/vault-plugin-secrets-dbops/agent/internal/config"
 	"github.com/dbops-io/vault-plugin-secrets-dbops/agent/internal/engine/all"
 	"github.com/dbops-io/vault-plugin-secrets-dbops/agent/internal/journal"
+	"github.com/dbops-io/vault-plugin-secrets-dbops/agent/internal/metrics"
 	"github.com/dbops-io/vault-plugin-secrets-dbops/agent/internal/runner"
 	"github.com/dbops-io/vault-plugin-secrets-dbops/agent/internal/sandbox"
 	"github.com/dbops-io/vault-plugin-secrets-dbops/agent/internal/sandbox/docker"
@@ -37,9 +38,10 @@ func serveAgent(ctx context.Context, c config.Config, version string, log hclog.
 	}
 	defer func() { err = errors.Join(err, unlock()) }()
 
+	counts := metrics.New(version)
 	client, err := vault.Dial(vault.Config{
 		Address: c.Vault.Address, CACert: c.Vault.CACert, Namespace: c.Vault.Namespace, Mount: c.Vault.Mount,
-		UserAgent: "dbops-agent/" + version + " (" + c.Name + ")", WithoutEnvironmentToken: true,
+		UserAgent: "dbops-agent/" + version + " (" + c.Name + ")", WithoutEnvironmentToken: true, Observer: counts,
 	})
 	if err != nil {
 		return err
@@ -51,6 +53,11 @@ func serveAgent(ctx context.Context, c config.Config, version string, log hclog.
 	if err != nil {
 		return fmt.Errorf("make sandboxes: %w", err)
 	}
+	stopServing, err := serveMetrics(ctx, c.Telemetry, counts, log)
+	if err != nil {
+		return err
+	}
+	defer stopServing()
 	book, err := journal.Open(filepath.Join(c.StateDir, "journal"))
 	if err != nil {
 		return err
@@ -78,8 +85,10 @@ func serveAgent(ctx context.Context, c config.Config, version string, log hclog.
 	facts := audit.NewFacts(work, watch.Ready, log)
 	worker := runner.New(runner.Options{
 		MaxOperations: c.MaxOperations, Vault: work, Events: sink, Audit: watch, Facts: facts, Journal: book, Sandbox: box,
-		Connect: connect, Planners: planners(), Log: log,
+		Connect: connect, Planners: planners(), Observer: counts, Log: log,
 	})
+
+	counts.Watch(func() metrics.Now { return standing(worker, sink, watch) })
 
 	// Session, sink and watch serve the runner, and so end after it.
 	background, end := context.WithCancel(context.WithoutCancel(ctx))

@@ -25,6 +25,7 @@ func TestPackaging_AgentHCL(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "db1", c.Name)
 	require.True(t, c.Vault.AppRole.Wrapped)
+	require.NotNil(t, c.Telemetry)
 }
 
 // The unit's directories are those the agent uses when its configuration is

@@ -60,11 +60,17 @@ func TestReadme_TuneCommand(t *testing.T) {
 	require.Contains(t, readme(t), "    "+vault.TuneCommand(wire.DefaultMount)+"\n")
 }
 
-// The configuration shown is one the agent takes.
+// The configuration shown is one the agent takes, with all that is shown elsewhere.
 func TestReadme_AgentHCL(t *testing.T) {
 	t.Parallel()
-	_, err := config.Parse("README.md", []byte(between(t, readme(t), "```hcl\n", "```")))
+	var text strings.Builder
+	blocks := regexp.MustCompile("(?s)```hcl\n(.*?)```").FindAllStringSubmatch(readme(t), -1)
+	for _, block := range blocks {
+		text.WriteString(block[1])
+	}
+	c, err := config.Parse("README.md", []byte(text.String()))
 	require.NoError(t, err)
+	require.NotNil(t, c.Telemetry)
 }
 
 // The duties listed are those there are.

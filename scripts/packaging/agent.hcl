@@ -31,3 +31,8 @@ sandbox {
   tools_image = "postgres:17" # pg_dump and pg_restore not older than the servers
   memory_mib  = 256
 }
+
+# Metrics for Prometheus, on this host only; leave it out for none.
+telemetry {
+  listen = "127.0.0.1:9649"
+}

@@ -209,6 +209,7 @@ func (s *Sink) refuse(batch []record, cause error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.drop(batch[len(batch)-1].n)
+	s.refused += uint64(len(batch))
 	s.damaged = true // what is left does not continue the chain any more
 	s.aligned, s.doubt = false, doubt{}
 }

@@ -81,6 +81,7 @@ type Sink struct {
 	broken409  int  // refusals for a broken chain since the last success
 	damaged    bool // the spool had a hole: everything in it needs a new epoch
 	broken     error
+	refused    uint64 // records set aside since the start
 }
 
 // group is what one Record call writes.
@@ -272,10 +273,27 @@ func (s *Sink) Flush(ctx context.Context, operationID string) error {
 }
 
 // Waiting returns how many events Vault has not answered for.
-func (s *Sink) Waiting() int {
+func (s *Sink) Waiting() int { return s.Backlog().Events }
+
+// Backlog is what waits in the spool for Vault.
+type Backlog struct {
+	Events, Bytes int
+	// Oldest is how long the first of them has waited in this process.
+	Oldest time.Duration
+	// Recorded and Refused count events since the start: given a place in the chain,
+	// those found in the spool included; and set aside because Vault never takes them.
+	Recorded, Refused uint64
+}
+
+// Backlog is how the spool stands now.
+func (s *Sink) Backlog() Backlog {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return len(s.pending)
+	backlog := Backlog{Events: len(s.pending), Bytes: s.bytes, Recorded: s.count, Refused: s.refused}
+	if len(s.pending) > 0 {
+		backlog.Oldest = max(0, time.Since(s.pending[0].at))
+	}
+	return backlog
 }
 
 // Close closes the spool. Record must not be called any more.

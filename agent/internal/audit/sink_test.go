@@ -317,6 +317,8 @@ func TestSink_RefusedForGoodIsSetAside(t *testing.T) {
 	aside, err := filepath.Glob(filepath.Join(dir, "refused-*"))
 	require.NoError(t, err)
 	require.Len(t, aside, 1)
+	backlog := s.Backlog()
+	require.Equal(t, Backlog{Recorded: 2, Refused: 1}, backlog, "nothing waits, and what misses the record is counted")
 }
 
 // A binding that an operator can mend does not lose events.
@@ -345,11 +347,18 @@ func TestSink_FullSpoolRefuses(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, s.Observe(p.head(), time.Now()))
 	var refused error
+	recorded := 0
 	for range 10 {
 		if refused = s.Record(soon(t), event("op", "x")); refused != nil {
 			break
 		}
+		recorded++
 	}
+	backlog := s.Backlog()
+	require.Equal(t, recorded, backlog.Events)
+	require.Positive(t, backlog.Bytes)
+	require.LessOrEqual(t, backlog.Bytes, 1000)
+	require.Positive(t, backlog.Oldest)
 	var coded *wire.Error
 	require.ErrorAs(t, refused, &coded)
 	require.Equal(t, wire.CodeAuditUnavailable, coded.Code)

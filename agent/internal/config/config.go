@@ -33,8 +33,9 @@ type Config struct {
 	LogLevel      string `hcl:"log_level,optional"`  // trace, debug, info, warn, error
 	LogFormat     string `hcl:"log_format,optional"` // text or json
 
-	Vault   Vault   `hcl:"vault,block"`
-	Sandbox Sandbox `hcl:"sandbox,block"`
+	Vault     Vault      `hcl:"vault,block"`
+	Sandbox   Sandbox    `hcl:"sandbox,block"`
+	Telemetry *Telemetry `hcl:"telemetry,block"` // nil: no metrics are served
 }
 
 // Vault says where Vault is and how the agent logs in.
@@ -137,6 +138,10 @@ func (c Config) check(body *hclsyntax.Body, known hcl.Diagnostics) hcl.Diagnosti
 		"must be a local socket, unix://…: sandboxes live on this host", "sandbox", "docker_host")
 	k.that(c.Sandbox.MemoryMiB >= 64, "must be at least 64", "sandbox", "memory_mib")
 	k.that(c.Sandbox.TmpMiB >= 1 && c.Sandbox.TmpMiB < c.Sandbox.MemoryMiB, "must be at least 1 and less than memory_mib", "sandbox", "tmp_mib")
+	if c.Telemetry != nil {
+		_, _, err := c.Telemetry.Address()
+		k.that(err == nil, fmt.Sprint(err), "telemetry", "listen")
+	}
 	return k.problems
 }
 

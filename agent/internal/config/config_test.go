@@ -43,7 +43,8 @@ func TestLoad_FullAndMinimal(t *testing.T) {
 				Wrapped: true, RemoveSecretIDAfterRead: true, KeepToken: true,
 			},
 		},
-		Sandbox: Sandbox{ToolsImage: "postgres:17", DockerHost: "unix:///run/docker.sock", MemoryMiB: 512, TmpMiB: 128},
+		Sandbox:   Sandbox{ToolsImage: "postgres:17", DockerHost: "unix:///run/docker.sock", MemoryMiB: 512, TmpMiB: 128},
+		Telemetry: &Telemetry{Listen: "127.0.0.1:9649"},
 	}, full)
 
 	minimal, err := Load("testdata/agent-minimal.hcl")

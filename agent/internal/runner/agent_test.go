@@ -19,6 +19,7 @@ import (
 	"github.com/dbops-io/vault-plugin-secrets-dbops/agent/internal/audit"
 	"github.com/dbops-io/vault-plugin-secrets-dbops/agent/internal/engine"
 	"github.com/dbops-io/vault-plugin-secrets-dbops/agent/internal/journal"
+	"github.com/dbops-io/vault-plugin-secrets-dbops/agent/internal/metrics"
 	"github.com/dbops-io/vault-plugin-secrets-dbops/agent/internal/operation"
 	"github.com/dbops-io/vault-plugin-secrets-dbops/agent/internal/runner"
 	"github.com/dbops-io/vault-plugin-secrets-dbops/agent/internal/sandbox"
@@ -120,6 +121,7 @@ type host struct {
 	vault  string // address
 	engine *fileEngine
 	limits runner.Limits
+	counts *metrics.Metrics // nil: nobody counts
 	// tap sees each event after it is durable, and each journal entry.
 	tapEvent func(e wire.Event)
 	tapEntry func(e journal.Entry)
@@ -170,7 +172,11 @@ func (h *host) work(ctx context.Context, log hclog.Logger) error {
 			return err
 		}
 	}
-	client, err := vault.Dial(vault.Config{Address: h.vault, Token: wire.NewSecret("t"), WithoutEnvironmentToken: true})
+	settings := vault.Config{Address: h.vault, Token: wire.NewSecret("t"), WithoutEnvironmentToken: true}
+	if h.counts != nil {
+		settings.Observer = h.counts
+	}
+	client, err := vault.Dial(settings)
 	if err != nil {
 		return err
 	}
@@ -188,11 +194,15 @@ func (h *host) work(ctx context.Context, log hclog.Logger) error {
 	}
 	boxes := fake.New(agentName, filepath.Join(h.dir, "run"), log, h.engine)
 	boxes.OnStart, boxes.OnRemove = h.onStart, h.onRemove
-	r := runner.New(runner.Options{
+	options := runner.Options{
 		MaxOperations: 1, Vault: work, Events: tappedEvents{sink, h.tapEvent}, Audit: watch, Journal: tappedJournal{book, h.tapEntry},
 		Sandbox: boxes, Planners: map[wire.EngineType]runner.Planner{wire.EnginePostgres: h.engine}, Limits: h.limits, Log: log,
 		Connect: func(box sandbox.Box, log hclog.Logger) runner.Worker { return worker.NewClient(box, log) },
-	})
+	}
+	if h.counts != nil {
+		options.Observer = h.counts
+	}
+	r := runner.New(options)
 	background, end := context.WithCancel(context.Background())
 	var services sync.WaitGroup
 	services.Go(func() { sink.Run(background) })

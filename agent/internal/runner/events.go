@@ -59,6 +59,7 @@ func (t *task) step(ctx context.Context, step wire.Step, f func() error) error {
 	if err != nil {
 		return failure(step, err)
 	}
+	t.runner.options.Observer.StepFinished(step, time.Since(began))
 	fault(step, edgeEnd)
 	return nil
 }

@@ -28,6 +28,7 @@ const (
 func (t *task) finish(o outcome) {
 	switch {
 	case t.lost.Load():
+		t.observeEnd(operation.OutcomeLost, "", "")
 		t.letGo("the claim is not ours any more", o)
 		return
 	case t.end.Err() != nil:
@@ -41,6 +42,7 @@ func (t *task) finish(o outcome) {
 			t.log.Error("cannot end the operation, the next start will", "error", err)
 			return
 		case request == nil:
+			t.observeEnd(operation.OutcomePlanned, "", "")
 			t.letGo("planned, others decide what follows", o)
 			return
 		}
@@ -291,8 +293,10 @@ func (t *task) tell(request wire.FinishRequest) {
 			return
 		}
 		t.log.Error("the end of the operation is refused", "error", err, "outcome", request.Outcome)
+		t.observeEnd(operation.OutcomeLost, "", "")
 	} else {
 		t.log.Info("operation ended", "state", response.State, "code", request.Code)
+		t.observeEnd(outcomeOf(t.current().Phase, request.Outcome), request.Step, request.Code)
 	}
 	fault(wire.StepFinish, edgeEnd)
 	if err := t.runner.options.Journal.Delete(t.id); err != nil {

@@ -37,6 +37,7 @@ func (p *place) start(ctx context.Context, claim wire.Claim, sides ...wire.Side)
 	}
 	spec := sandbox.Spec{OperationID: t.id, Fence: claim.Fence, Endpoints: endpoints, MaxBytes: byteCeiling(claim.MaxBytes)}
 	box, err := t.runner.options.Sandbox.Start(ctx, spec)
+	t.runner.options.Observer.WorkerStarted(err)
 	if err != nil {
 		var known *operation.Error
 		if errors.As(err, &known) || ctx.Err() != nil {
@@ -93,6 +94,7 @@ func (p *place) explain(err error) error {
 		return err
 	}
 	p.task.log.Warn("the worker has ended", "exit_code", exit.Code, "oom_killed", exit.OOMKilled)
+	p.task.runner.options.Observer.WorkerDied(exit.OOMKilled)
 	if exit.OOMKilled {
 		explained := *failure(wire.StepSandbox, err)
 		explained.Reason, explained.Hint = "the worker ran out of memory", "raise memory_mib in the agent's configuration"

@@ -40,9 +40,11 @@ func (r *Runner) sweep(ctx context.Context) error {
 			continue
 		}
 		r.log.Info("removing a sandbox that belongs to nothing", "operation_id", info.OperationID, "container_id", info.ID)
-		if err := r.options.Sandbox.Clean(ctx, info.OperationID); err != nil {
+		err := r.options.Sandbox.Clean(ctx, info.OperationID)
+		if err != nil {
 			r.log.Error("cannot remove a sandbox", "operation_id", info.OperationID, "error", err)
 		}
+		r.options.Observer.LeftoverFound(err)
 	}
 	return nil
 }

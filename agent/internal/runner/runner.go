@@ -29,6 +29,7 @@ type Options struct {
 	Connect       Connect
 	Planners      map[wire.EngineType]Planner
 	Limits        Limits
+	Observer      Observer // nil: nobody counts
 	Log           hclog.Logger
 }
 
@@ -101,6 +102,9 @@ type Runner struct {
 
 // New makes a runner.
 func New(options Options) *Runner {
+	if options.Observer == nil {
+		options.Observer = unobserved{}
+	}
 	r := &Runner{
 		options: options, limits: options.Limits.withDefaults(), log: options.Log.Named("runner"),
 		boot:   strconv.FormatUint(rand.Uint64(), 36), //nolint:gosec // tells starts apart, is no secret
@@ -165,6 +169,7 @@ func (r *Runner) pollOnce(ctx context.Context) (time.Duration, error) {
 		return 0, err
 	}
 	first := r.polled.Swap(time.Now().UnixNano()) == 0
+	r.options.Observer.PollAnswered()
 	if err := r.options.Events.Observe(response.Chain, asked); err != nil {
 		r.log.Error("cannot align the event chain", "error", err)
 	}
@@ -197,9 +202,7 @@ func (r *Runner) pollRequest() wire.PollRequest {
 		}
 	}
 	slices.Sort(request.Held)
-	if r.options.Audit.Ready() && r.prepared.Load() && !r.draining {
-		request.FreeSlots = max(0, r.options.MaxOperations-len(r.active))
-	}
+	request.FreeSlots = r.freeSlots()
 	return request
 }
 

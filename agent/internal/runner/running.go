@@ -214,6 +214,7 @@ func (h *host) End(ctx context.Context, step wire.Step, rows, bytes int64) error
 	}); err != nil {
 		return failure(step, err)
 	}
+	h.task.runner.options.Observer.StepFinished(step, time.Since(began))
 	fault(step, edgeEnd)
 	return nil
 }

@@ -37,6 +37,7 @@ type Config struct {
 	// WithoutEnvironmentToken leaves VAULT_TOKEN alone: a daemon must not work
 	// with a token that somebody's shell left behind.
 	WithoutEnvironmentToken bool
+	Observer                Observer // nil: nobody counts
 }
 
 // Client talks to one Vault. It is safe for concurrent use.
@@ -47,7 +48,8 @@ type Client struct {
 	token atomic.Pointer[wire.Secret]
 	// refused gets a token (of no meaning) when Vault refuses a request without
 	// one of our codes: the client's token may have ended.
-	refused chan struct{}
+	refused  chan struct{}
+	observer Observer
 }
 
 // Dial makes a client. It sends nothing yet.
@@ -81,7 +83,10 @@ func Dial(config Config) (*Client, error) {
 	if mount == "" {
 		mount = wire.DefaultMount
 	}
-	c := &Client{api: client, mount: wire.Mount(mount), agent: config.UserAgent, refused: make(chan struct{}, 1)}
+	c := &Client{api: client, mount: wire.Mount(mount), agent: config.UserAgent, refused: make(chan struct{}, 1), observer: config.Observer}
+	if c.observer == nil {
+		c.observer = unobserved{}
+	}
 	token := config.Token
 	if token.Empty() && !config.WithoutEnvironmentToken {
 		token = wire.NewSecret(client.Token())
@@ -163,6 +168,14 @@ func (b *boxed) UnmarshalText(content []byte) error {
 // do sends r once and decodes the data of the answer into out, unless out is
 // nil. An empty answer (204) is fine. Errors are [*Error], or ctx's cause.
 func (c *Client) do(ctx context.Context, r request, out any) (answer, error) {
+	a, err := c.once(ctx, r, out)
+	if ctx.Err() == nil { // else we were told to stop
+		c.observer.VaultAnswered(codeOrNone(err))
+	}
+	return a, err
+}
+
+func (c *Client) once(ctx context.Context, r request, out any) (answer, error) {
 	timeout := r.timeout
 	if timeout == 0 {
 		timeout = DefaultTimeout

@@ -156,6 +156,14 @@ func (s *Session) resume(ctx context.Context) bool {
 }
 
 func (s *Session) login(ctx context.Context) error {
+	err := s.loginOnce(ctx)
+	if ctx.Err() == nil {
+		s.client.observer.LoggedIn(codeOrNone(err))
+	}
+	return err
+}
+
+func (s *Session) loginOnce(ctx context.Context) error {
 	roleID, err := readSmallFile(s.approle.RoleIDFile) // a name, no secret
 	if err != nil {
 		return loginError("role_id_file", err)
@@ -177,7 +185,7 @@ func (s *Session) login(ctx context.Context) error {
 		}
 		s.secretID = wire.Secret{}
 		if !fresh {
-			return s.login(ctx) // it was used up; perhaps there is a new one
+			return s.loginOnce(ctx) // it was used up; perhaps there is a new one
 		}
 		return err
 	}
@@ -267,6 +275,14 @@ func openedByAnother(err error) error {
 
 // renew makes the token live longer.
 func (s *Session) renew(ctx context.Context) error {
+	err := s.renewOnce(ctx)
+	if ctx.Err() == nil {
+		s.client.observer.TokenRenewed(codeOrNone(err))
+	}
+	return err
+}
+
+func (s *Session) renewOnce(ctx context.Context) error {
 	a, err := s.client.do(ctx, request{do: "renew token", method: http.MethodPut, path: "auth/token/renew-self"}, nil)
 	if err != nil {
 		return err

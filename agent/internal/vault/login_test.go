@@ -189,6 +189,22 @@ func TestSession_Login(t *testing.T) {
 		require.Error(t, works(ctx, c), "which wakes the session")
 		require.Eventually(t, func() bool { return works(ctx, c) == nil }, 20*time.Second, 100*time.Millisecond)
 	})
+	t.Run("each login and each renewal is counted", func(t *testing.T) {
+		t.Parallel()
+		i := newIdentity(t, v, "a10", map[string]any{"secret_id_num_uses": 0})
+		s, c := i.session(func(a *AppRole) { a.Wrapped = false })
+		counts := &tally{}
+		c.observer = counts
+		i.file("secret_id", "wrong")
+		require.Error(t, s.Login(within(t, 10*time.Second)))
+		i.file("secret_id", i.write(i.role+"/secret-id", nil).Data["secret_id"])
+		require.NoError(t, s.Login(within(t, 10*time.Second)))
+		require.NoError(t, s.renew(within(t, 10*time.Second)))
+		require.NoError(t, s.Close(within(t, 10*time.Second)))
+		require.Error(t, s.renew(within(t, 10*time.Second)))
+		require.Equal(t, []wire.Code{wire.CodeInvalid, ""}, counts.logins)
+		require.Equal(t, []wire.Code{"", wire.CodeUnavailable}, counts.renewals)
+	})
 }
 
 // Whether events are recorded is read from a real Vault.

@@ -27,3 +27,7 @@ sandbox {
   memory_mib  = 512
   tmp_mib     = 128
 }
+
+telemetry {
+  listen = "127.0.0.1:9649"
+}
