@@ -30,11 +30,12 @@ const (
 	con = "connection-admin"
 	pol = "policy-admin"
 	res = "responder"
+	met = "metrics"
 	age = "agent"
 )
 
 // duties are the columns of the matrix.
-var duties = []string{adm, dev, ana, req, app, opr, aud, con, pol, res, age}
+var duties = []string{adm, dev, ana, req, app, opr, aud, con, pol, res, met, age}
 
 // reach is a row of the matrix: who gets through Vault's ACL to a path. The names in
 // paths are of nothing that exists, so that whoever gets through does no harm.
@@ -43,9 +44,9 @@ type reach struct {
 	read, list, write, remove []string
 }
 
-// everybody is who has any duty but the agent's, whose policy has no more than it
+// everybody is who has any duty but a machine's, whose policy has no more than it
 // needs to work.
-var everybody = without(duties, age)
+var everybody = without(duties, age, met)
 
 func without(all []string, some ...string) []string {
 	return slices.DeleteFunc(slices.Clone(all), func(d string) bool { return slices.Contains(some, d) })
@@ -127,7 +128,7 @@ var matrix = []reach{
 	// Looking after it all.
 	{path: "posture", read: []string{adm, opr, aud}},
 	{path: "posture/none", read: []string{adm, opr, aud}},
-	{path: "metrics", read: []string{adm, opr, aud}},
+	{path: "metrics", read: []string{adm, opr, aud, met}},
 	{path: "chains", read: []string{adm, aud}},
 	{path: "facts", read: []string{adm, opr, aud}},
 	{path: "facts/ack", write: []string{adm, opr}},

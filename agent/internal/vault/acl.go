@@ -26,6 +26,7 @@ const (
 	DutyConnectionAdmin Duty = "connection-admin"
 	DutyPolicyAdmin     Duty = "policy-admin"
 	DutyResponder       Duty = "responder"
+	DutyMetrics         Duty = "metrics" // a machine's: Prometheus
 	DutyAgent           Duty = "agent"
 )
 
@@ -33,7 +34,7 @@ const (
 func Duties() []Duty {
 	return []Duty{
 		DutyAdmin, DutyDeveloper, DutyAnalyst, DutyRequester, DutyApprover, DutyOperator, DutyAuditor,
-		DutyConnectionAdmin, DutyPolicyAdmin, DutyResponder, DutyAgent,
+		DutyConnectionAdmin, DutyPolicyAdmin, DutyResponder, DutyMetrics, DutyAgent,
 	}
 }
 
@@ -126,6 +127,8 @@ func dutyPurpose(d Duty) string {
 		return "says who may do which operation where."
 	case DutyResponder:
 		return "locks down in an emergency, gathers evidence, and lifts what another responder locked."
+	case DutyMetrics:
+		return "scrapes metrics, and can do nothing else."
 	case DutyAgent:
 		return "one policy for all agents; each reaches its own paths only."
 	default:
@@ -300,6 +303,8 @@ func aclRules(d Duty, m, accessor string) []aclRule {
 			keys,
 			info,
 		}
+	case DutyMetrics:
+		return []aclRule{{"", m + "/metrics", aclRead}}
 	case DutyAgent:
 		// The role's name as metadata of the alias: AppRole sets it at login, so
 		// nothing has to be prepared, and an agent cannot change it.

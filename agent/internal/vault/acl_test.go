@@ -61,6 +61,12 @@ func TestACLPolicy_NoPersonReachesPasswords(t *testing.T) {
 	}
 }
 
+// A scraper reads one path: who steals its token learns counts.
+func TestACLPolicy_MetricsReadsOnePath(t *testing.T) {
+	t.Parallel()
+	require.Equal(t, []aclRule{{path: "team/dbops/metrics", capabilities: []string{"read"}}}, aclRules(DutyMetrics, "team/dbops", ""))
+}
+
 // Another mount has its own policies and its own paths.
 func TestACLPolicy_OtherMount(t *testing.T) {
 	t.Parallel()

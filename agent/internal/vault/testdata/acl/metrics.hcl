@@ -1,0 +1,5 @@
+# dbops-metrics: scrapes metrics, and can do nothing else.
+
+path "dbops/metrics" {
+  capabilities = ["read"]
+}
