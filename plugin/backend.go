@@ -86,6 +86,7 @@ type backend struct {
 	looks    *looks // what was seen on servers, for posture
 	lockdown *lockdown
 	metrics  *metrics
+	pruning  atomic.Bool // a round of removing old operations is going on
 }
 
 var _ logical.Backend = (*backend)(nil)
@@ -138,6 +139,7 @@ func (b *backend) paths() []*framework.Path {
 	paths = append(paths, b.resetPaths()...)
 	paths = append(paths, b.revocationPaths()...)
 	paths = append(paths, b.lockdownPaths()...)
+	paths = append(paths, b.settingsPaths()...)
 	paths = append(paths, b.operationPaths()...)
 	paths = append(paths, b.keyPaths()...)
 	paths = append(paths, b.posturePaths()...)
@@ -214,11 +216,12 @@ func (b *backend) initialize(ctx context.Context, req *logical.InitializationReq
 
 // periodic is called about every minute. Vault waits for it, so it only wakes
 // what works in the background.
-func (b *backend) periodic(context.Context, *logical.Request) error {
+func (b *backend) periodic(_ context.Context, req *logical.Request) error {
 	select {
 	case b.wake <- struct{}{}:
 	default:
 	}
+	b.pruneSoon(req.Storage)
 	return nil
 }
 

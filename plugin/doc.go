@@ -22,6 +22,7 @@
 //	lockdown unlock    stop everything, and what is left of it
 //	posture            what is weak; posture/:connection is one connection's
 //	metrics            Prometheus' text format
+//	settings           of the mount: how long operations are kept
 //	info               versions
 //
 // # Storage
@@ -37,6 +38,7 @@
 //	revocation/<id>      a login that could not be ended, and when to try again
 //	operation-receipt/<id>/ the receipt of an operation that has ended
 //	signing-key/<hex>    a key that signs receipts or did (seal-wrapped)
+//	settings             how long operations are kept, if somebody has said
 //	lockdown             whether the mount is locked down, by whom and why, and former lockdowns
 //	break-glass          after how long whoever locked may unlock alone
 //

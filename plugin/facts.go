@@ -104,11 +104,12 @@ func newFactBook() *factBook {
 }
 
 // often reports whether facts like f can be many at a time: anybody causes refusals
-// as often as they like, and one dead server fails every login on it. Equal ones are
+// as often as they like, one dead server fails every login on it, and the operations
+// of a busy day end their retention together. Equal ones are
 // counted for a minute, and together they have only a part of the room.
 func often(f wire.Fact) bool {
 	switch f.EventType {
-	case wire.EventAccessDenied, wire.EventRateLimitExceeded, wire.EventUnauthorized, wire.EventRevocationFailed:
+	case wire.EventAccessDenied, wire.EventRateLimitExceeded, wire.EventUnauthorized, wire.EventRevocationFailed, wire.EventOperationPruned:
 		return true
 	case wire.EventCredentialRotated:
 		return f.Outcome == wire.OutcomeFailure

@@ -35,6 +35,7 @@ var lockdownTable = map[string]lockdownRule{
 	"lockdown/break-glass": {opsRead, opsChange},
 	"unlock":               {opsUpdate, opsNone},
 	"info":                 {opsRead, opsNone},
+	"settings":             {opsRead, opsUpdate},
 
 	"config":                  {opsList, opsNone},
 	"config/:name":            {opsRead, opsWrite},

@@ -34,6 +34,7 @@ type metrics struct {
 	rotations *prometheus.CounterVec   // what, outcome
 	ended     *prometheus.CounterVec   // outcome
 	changes   prometheus.Counter
+	pruned    prometheus.Counter
 
 	// Found without a lock: creds/ is a hot path.
 	issued  map[issuedLabels]prometheus.Counter
@@ -60,7 +61,8 @@ func newMetrics(version string) *metrics {
 	info := prometheus.NewGauge(prometheus.GaugeOpts{Name: "dbops_info", Help: "1; the version stands in the label.", ConstLabels: prometheus.Labels{"version": version}})
 	info.Set(1)
 	m.changes = prometheus.NewCounter(prometheus.CounterOpts{Name: "dbops_policy_changes_total", Help: "Policies written or deleted."})
-	m.registry.MustRegister(info, m.changes)
+	m.pruned = prometheus.NewCounter(prometheus.CounterOpts{Name: "dbops_operations_pruned_total", Help: "Operations removed because their retention was over."})
+	m.registry.MustRegister(info, m.changes, m.pruned)
 	m.requested = counter("dbops_operations_requested_total", "Operations admitted.", "kind")
 	m.finished = counter("dbops_operations_finished_total", "Operations that ended.", "kind", "outcome")
 	m.lasted = histogram("dbops_operation_duration_seconds", "From request to end.", []float64{1, 5, 15, 60, 300, 900, 3600, 4 * 3600}, "kind")

@@ -93,6 +93,10 @@ type operationRecord struct {
 	CleanupSince     time.Time    `json:"cleanup_since,omitzero"`
 	CleanupAttempts  int          `json:"cleanup_attempts,omitempty"`
 	CleanupNotBefore time.Time    `json:"cleanup_not_before,omitzero"`
+
+	// Pruned: its retention is over and it is being removed. For whoever reads it is
+	// gone; see retention.go.
+	Pruned bool `json:"pruned,omitempty"`
 }
 
 // claimRecord is one claim of an agent.

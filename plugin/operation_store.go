@@ -61,6 +61,7 @@ type operationState struct {
 	agents      map[string]agentRecord
 	operations  map[string]*operationRecord
 	busy        map[string]bool       // ids of operations with something to do
+	pruned      map[string]bool       // ids of operations that are being removed
 	requests    map[requestKey]string // operation by request_id
 	admitted    []admission
 	chains      map[string]chainRecord // by agent, read when first asked for
@@ -166,7 +167,7 @@ func (b *backend) loadOperations(ctx context.Context, s logical.Storage) error {
 	o.policies, o.connections, o.agents = policies, connections, agents
 	o.compiled = nil
 	o.operations = make(map[string]*operationRecord, len(operations))
-	o.busy, o.requests, o.admitted = map[string]bool{}, map[requestKey]string{}, nil
+	o.busy, o.pruned, o.requests, o.admitted = map[string]bool{}, map[string]bool{}, map[requestKey]string{}, nil
 	for _, r := range operations {
 		o.place(&r)
 	}
@@ -250,6 +251,11 @@ func reloadInto[T any](ctx context.Context, s logical.Storage, o *operationState
 
 // place puts a record into memory. The caller holds o.mu.
 func (o *operationState) place(r *operationRecord) {
+	if r.Pruned {
+		o.remove(r.ID)
+		o.pruned[r.ID] = true
+		return
+	}
 	if _, known := o.operations[r.ID]; !known {
 		o.withdraw(r.ID) // its reservation
 		o.admit(r.admission())
@@ -274,6 +280,7 @@ func (o *operationState) place(r *operationRecord) {
 // remove takes a record out of memory. The caller holds o.mu.
 func (o *operationState) remove(id string) {
 	o.withdraw(id)
+	delete(o.pruned, id)
 	r, ok := o.operations[id]
 	if !ok {
 		return

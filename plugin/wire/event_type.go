@@ -88,6 +88,7 @@ const (
 	EventRevocationFailed  EventType = "revocation_failed"           // a login could not be ended yet
 	EventCredentialRotated EventType = "credential_rotated"          //nolint:gosec // a word, no credential: of a static role or a connection's own login
 	EventKeyRotated        EventType = "key_rotated"                 // a key the plugin signs with
+	EventOperationPruned   EventType = "operation_pruned"            // an old operation was removed
 	EventFactsLost         EventType = "facts_lost"                  // more facts than are kept
 )
 
@@ -118,6 +119,7 @@ var eventTypes = map[EventType]eventInfo{
 	EventRevocationFailed:  {ClassUserManagement, false},
 	EventCredentialRotated: {ClassUserManagement, false},
 	EventKeyRotated:        {ClassConfigurationChanges, false},
+	EventOperationPruned:   {ClassSecurityEvents, false},
 	EventFactsLost:         {ClassSecurityEvents, false},
 }
 

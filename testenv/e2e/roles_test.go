@@ -137,6 +137,7 @@ var matrix = []reach{
 	{path: "lockdown", read: []string{adm, opr, aud, res}, write: []string{res}},
 	{path: "lockdown/break-glass", read: []string{adm, pol, res}, write: []string{adm, pol}, remove: []string{adm, pol}},
 	{path: "unlock", write: []string{res}},
+	{path: "settings", read: []string{adm, opr, aud, pol, res}, write: []string{adm, pol}},
 }
 
 // verbs are the ways to ask, each with the method and the column of a row.

@@ -237,6 +237,7 @@ func aclRules(d Duty, m, accessor string) []aclRule {
 			{"", m + "/metrics", aclRead},
 			{"Reading along, not changing.", m + "/connections/*", aclList},
 			{"", m + "/policies/*", aclList},
+			{"", m + "/settings", aclRead},
 			{"Signing receipts with a new key.", m + "/keys/rotate", aclUpdate},
 			keys,
 			{"", m + "/lockdown", aclRead},
@@ -266,6 +267,7 @@ func aclRules(d Duty, m, accessor string) []aclRule {
 			{"Which audit devices exist.", "sys/audit", []string{"read", "sudo"}},
 			{"What they show of this mount.", "sys/mounts/" + m + "/tune", aclRead},
 			{"", m + "/lockdown", aclRead},
+			{"", m + "/settings", aclRead},
 		}
 	case DutyConnectionAdmin:
 		return []aclRule{
@@ -279,6 +281,7 @@ func aclRules(d Duty, m, accessor string) []aclRule {
 			{"", m + "/policies/*", aclManage},
 			{"Labels to write rules about.", m + "/connections/*", aclList},
 			{"For sites with one responder: when who locked may unlock alone.", m + "/lockdown/break-glass", aclManage},
+			{"How long operations are kept: evidence is not for operators to shorten.", m + "/settings", []string{"create", "read", "update"}},
 			info,
 		}
 	case DutyResponder:
@@ -300,6 +303,7 @@ func aclRules(d Duty, m, accessor string) []aclRule {
 			{"", m + "/agents/+", aclRead},
 			{"", m + "/revocations", aclList},
 			{"", m + "/revocations/*", aclList},
+			{"", m + "/settings", aclRead},
 			keys,
 			info,
 		}

@@ -99,6 +99,10 @@ path "dbops/policies/*" {
   capabilities = ["read", "list", "create", "update", "delete"]
 }
 
+path "dbops/settings" {
+  capabilities = ["read", "create", "update"]
+}
+
 # Signing receipts with a new key.
 path "dbops/keys/rotate" {
   capabilities = ["create", "update"]

@@ -92,3 +92,7 @@ path "sys/mounts/dbops/tune" {
 path "dbops/lockdown" {
   capabilities = ["read"]
 }
+
+path "dbops/settings" {
+  capabilities = ["read"]
+}

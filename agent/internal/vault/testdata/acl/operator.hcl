@@ -99,6 +99,10 @@ path "dbops/policies/*" {
   capabilities = ["read", "list"]
 }
 
+path "dbops/settings" {
+  capabilities = ["read"]
+}
+
 # Signing receipts with a new key.
 path "dbops/keys/rotate" {
   capabilities = ["create", "update"]

@@ -14,6 +14,11 @@ path "dbops/lockdown/break-glass" {
   capabilities = ["create", "read", "update", "delete", "list"]
 }
 
+# How long operations are kept: evidence is not for operators to shorten.
+path "dbops/settings" {
+  capabilities = ["create", "read", "update"]
+}
+
 path "dbops/info" {
   capabilities = ["read"]
 }

@@ -72,6 +72,10 @@ path "dbops/revocations/*" {
   capabilities = ["read", "list"]
 }
 
+path "dbops/settings" {
+  capabilities = ["read"]
+}
+
 # Public keys of receipts.
 path "dbops/keys" {
   capabilities = ["read"]
