@@ -172,7 +172,8 @@ func (q *postgresQuoter) preparation() account.Preparation {
 }
 
 // closePublic takes PUBLIC's rights on schema public away. Who owns or was granted
-// something in it keeps its use, by name.
+// something in it keeps its use, by name. So does the database's owner, who goes on
+// making things in it too: before PostgreSQL 15 he could as one of PUBLIC only.
 func (q *postgresQuoter) closePublic() string {
 	return block("somebody text", "  IF EXISTS ("+publicRights+") THEN",
 		"    FOR somebody IN SELECT DISTINCT r.rolname FROM pg_catalog.pg_class c",
@@ -180,6 +181,13 @@ func (q *postgresQuoter) closePublic() string {
 		"        CROSS JOIN LATERAL (SELECT c.relowner AS oid UNION SELECT a.grantee FROM pg_catalog.aclexplode(c.relacl) a) u",
 		"        JOIN pg_catalog.pg_roles r ON r.oid = u.oid AND r.oid <> n.nspowner LOOP",
 		"      EXECUTE pg_catalog.format('GRANT USAGE ON SCHEMA public TO %I', somebody);",
+		"    END LOOP;",
+		"    FOR somebody IN SELECT r.rolname FROM pg_catalog.pg_database d",
+		"        JOIN pg_catalog.pg_roles r ON r.oid = d.datdba",
+		"        JOIN pg_catalog.pg_namespace n ON n.nspname = 'public' AND n.nspowner <> r.oid",
+		"        JOIN pg_catalog.pg_roles o ON o.oid = n.nspowner AND o.rolname <> 'pg_database_owner'",
+		"        WHERE d.datname = pg_catalog.current_database() AND pg_catalog.has_schema_privilege(r.oid, n.oid, 'CREATE') LOOP",
+		"      EXECUTE pg_catalog.format('GRANT USAGE, CREATE ON SCHEMA public TO %I', somebody);",
 		"    END LOOP;",
 		"    REVOKE ALL ON SCHEMA public FROM PUBLIC;",
 		"    IF EXISTS ("+publicRights+") THEN",

@@ -8,14 +8,15 @@ import (
 // redisRules are the ACL rules of a preset. They hold on the whole server, which
 // has neither owners nor rights per database. @dangerous is what stops or empties
 // a server, or shows what is in it all at once; @write has the making of functions.
+// SELECT is one of @connection since Redis 7 only.
 func redisRules(p preset) []string {
 	switch p {
 	case presetReadwrite:
-		return []string{"~*", "+@read", "+@write", "+@connection", "+@transaction", "-@scripting", "-@dangerous"}
+		return []string{"~*", "+@read", "+@write", "+@connection", "+select", "+@transaction", "-@scripting", "-@dangerous"}
 	case presetOwner:
 		return []string{"~*", "&*", "+@all", "-@admin", "-@dangerous", "+flushdb", "+keys", "+sort", "+info"}
 	default:
-		return []string{"~*", "+@read", "+@connection", "-@dangerous"}
+		return []string{"~*", "+@read", "+@connection", "+select", "-@dangerous"}
 	}
 }
 

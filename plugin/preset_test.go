@@ -61,7 +61,7 @@ func TestPreset_Expansions(t *testing.T) {
 			`CREATE USER '{{name}}'@'{{host}}' REQUIRE SUBJECT '/CN={{common_name}}' WITH MAX_USER_CONNECTIONS 20`,
 			"GRANT SELECT ON `my\\_shop`.* TO '{{name}}'@'{{host}}'",
 		}},
-		{redisPluginName, "", password(presetReadonly), []string{`["~*","+@read","+@connection","-@dangerous"]`}},
+		{redisPluginName, "", password(presetReadonly), []string{`["~*","+@read","+@connection","+select","-@dangerous"]`}},
 	} {
 		e, err := connectionTo(t, test.plugin, test.url).expand(test.role)
 		require.NoError(t, err)
@@ -130,7 +130,7 @@ func TestPreset_InPlaceOfStatements(t *testing.T) {
 	}
 	m.must(logical.CreateOperation, "roles/app", map[string]any{"db_name": "prod", "preset": "readonly", "creation_statements": []string{}})
 	require.Equal(t, "readonly", read()["preset"])
-	require.Equal(t, []string{`["~*","+@read","+@connection","-@dangerous"]`}, read()["creation_statements"])
+	require.Equal(t, []string{`["~*","+@read","+@connection","+select","-@dangerous"]`}, read()["creation_statements"])
 	refused("revocation_statements", map[string]any{"revocation_statements": "x"})
 
 	m.must(logical.UpdateOperation, "roles/app", map[string]any{"max_ttl": 60})

@@ -15,7 +15,7 @@ import (
 func TestRedis_Rotation(t *testing.T) {
 	t.Parallel()
 	m, r := withRedis(t, testenv.RedisOptions{Users: testenv.RedisUsersInACLFile}, nil)
-	r.Command("ACL", "SETUSER", "dbops_root", "on", ">first", "~*", "&*", "+@all")
+	r.Command("ACL", "SETUSER", "dbops_root", "on", ">first", "~*", "+@all")
 	r.Command("ACL", "SETUSER", "report", "on", ">first", "~*", "+@read")
 	r.Command("ACL", "SAVE")
 	m.must(logical.UpdateOperation, "config/cache", map[string]any{"username": "dbops_root", "password": "first"})

@@ -327,7 +327,7 @@ func joinParts(parts ...string) string { return strings.Join(parts, "\x1f") }
 
 // readObjects reads everything that has a definition of its own.
 func (c *catalog) readObjects(ctx context.Context, conn *pgx.Conn) error {
-	for _, q := range objectQueries(c.major) {
+	for _, q := range objectQueries() {
 		rows, err := conn.Query(ctx, q.sql)
 		if err != nil {
 			return fmt.Errorf("read %s: %w", q.kind, err)

@@ -102,9 +102,6 @@ func counts(object *Object, source, target *catalog, o options) bool {
 	case kindGrant:
 		// The default grants of schema public changed with version 15.
 		return o.keepACL && (source.major == target.major || object.Identity != "schema public")
-	case "constraint":
-		// Version 18 lists NOT NULL as constraints; the columns say the same.
-		return true
 	case "schema":
 		return object.Identity != "public" || target.major >= 15
 	}

@@ -13,7 +13,7 @@ type objectQuery struct{ kind, sql string }
 // objectQueries lists the kinds. They read catalogs that every login may read,
 // and no options that may hold secrets. What pg_dump does not dump is left out:
 // invalid indexes, clones of triggers and keys on partitions.
-func objectQueries(major int) []objectQuery {
+func objectQueries() []objectQuery {
 	const noRoles = `'{}'::text[]`
 	user := func(class, alias string) string {
 		return userSchema + ` AND ` + alias + `.oid >= 16384 AND NOT ` + member(class, alias+".oid")
@@ -21,10 +21,9 @@ func objectQueries(major int) []objectQuery {
 	loose := func(class string) string {
 		return `o.oid >= 16384 AND NOT ` + member(class, "o.oid")
 	}
-	notNull := ""
-	if major >= 18 {
-		notNull = ` AND o.contype <> 'n'`
-	}
+	// Versions 17 (of domains) and 18 list NOT NULL as constraints; columns and types
+	// say the same.
+	const notNull = ` AND o.contype <> 'n'`
 	return []objectQuery{
 		{"schema", `SELECT pg_catalog.quote_ident(n.nspname), pg_catalog.pg_get_userbyid(n.nspowner), '', ` + noRoles + `
   FROM pg_catalog.pg_namespace n WHERE ` + userSchema + ` AND NOT ` + member("pg_namespace", "n.oid")},
