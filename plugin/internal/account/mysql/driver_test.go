@@ -287,6 +287,27 @@ func TestDriver_RotatesItsOwnUser(t *testing.T) {
 	require.Equal(t, before, other())
 }
 
+// The server cannot undo statements: after the first of several it is open whether the
+// password is the new one, and the error says so.
+func TestDriver_RotationThatFailsHalfway(t *testing.T) {
+	t.Parallel()
+	m := testenv.MariaDB(t, testenv.MariaDBOptions{})
+	rootUser(m)
+	m.Exec("", `CREATE USER 'svc'@'%' IDENTIFIED BY 'before'`)
+	driver := open(t, rootConfig(m))
+	rotate := func(statements ...string) error {
+		return driver.Rotate(t.Context(), account.RotateRequest{Username: "svc", Password: wire.NewSecret("after"), Statements: statements})
+	}
+	const here, nowhere = `ALTER USER '{{name}}'@'%' IDENTIFIED BY '{{password}}'`, `ALTER USER '{{name}}'@'10.0.0.1' IDENTIFIED BY '{{password}}'`
+	err := rotate(nowhere, here)
+	require.Error(t, err)
+	require.False(t, account.Ambiguous(err), "nothing was changed")
+	err = rotate(here, nowhere)
+	require.Error(t, err)
+	require.True(t, account.Ambiguous(err))
+	require.NoError(t, driver.Login(t.Context(), "svc", wire.NewSecret("after")))
+}
+
 // Statements that change their session do not change the next one.
 func TestDriver_SessionsAreNotLeftChanged(t *testing.T) {
 	t.Parallel()

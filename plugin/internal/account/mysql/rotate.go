@@ -2,6 +2,7 @@ package mysql
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 
@@ -36,8 +37,8 @@ func (d *Driver) Rotate(ctx context.Context, req account.RotateRequest) error {
 			return missing(op)
 		}
 		if len(statements) > 0 {
-			_, err = s.run(ctx, statements)
-			return err
+			done, err := s.run(ctx, statements)
+			return halfway(op, done, err)
 		}
 		if err := d.chooseAccounts(ctx, s, req.Username, &found); err != nil {
 			return unsent(op, err)
@@ -61,6 +62,18 @@ func (d *Driver) Rotate(ctx context.Context, req account.RotateRequest) error {
 		}
 		return err
 	})
+}
+
+// halfway marks a failure after done statements: one of them may have changed the
+// credential, which the server cannot undo.
+func halfway(op string, done int, err error) error {
+	var e *account.Error
+	if done == 0 || !errors.As(translate(op, err), &e) {
+		return err
+	}
+	known := *e
+	known.Ambiguous = true
+	return &known
 }
 
 // chooseAccounts narrows found to the accounts whose password is changed.

@@ -284,6 +284,24 @@ func TestDriver_ErrorsHaveCodes(t *testing.T) {
 	}
 }
 
+// A server that takes no changes, as a standby that is not promoted yet, is one to try
+// again: it says nothing about what was asked for.
+func TestDriver_ReadOnlyServer(t *testing.T) {
+	t.Parallel()
+	p := testenv.Postgres(t, testenv.PostgresOptions{Conf: []string{"default_transaction_read_only = on"}})
+	driver := open(t, p, Config{URL: p.ConnectionURL("postgres"), Username: p.User, Password: wire.NewSecret(p.Password)})
+	for what, err := range map[string]error{
+		"create": driver.Create(t.Context(), account.CreateRequest{Username: "u", Password: wire.NewSecret("secret"), Statements: []string{`CREATE ROLE "{{name}}" LOGIN`}}),
+		"rotate": driver.Rotate(t.Context(), account.RotateRequest{Username: p.User, Password: wire.NewSecret("secret")}),
+		"end":    driver.End(t.Context(), account.EndRequest{Username: p.User}),
+	} {
+		require.Error(t, err, what)
+		require.True(t, account.Unreachable(err), "%s: %v", what, err)
+		require.False(t, account.Ambiguous(err), what)
+	}
+	require.NoError(t, driver.Login(t.Context(), p.User, wire.NewSecret(p.Password)))
+}
+
 func TestNew_WrongFieldsAreNamed(t *testing.T) {
 	t.Parallel()
 	const url = "postgresql://{{username}}:{{password}}@localhost/x?sslmode=verify-full"

@@ -20,6 +20,7 @@ const (
 	stateInvalidPassword       = "28P01"
 	stateInvalidAuthorization  = "28000"
 	stateUnknownDatabase       = "3D000"
+	stateReadOnly              = "25006" // a standby, or a server set to be read-only
 	stateDependentObjects      = "2BP01"
 )
 
@@ -51,7 +52,7 @@ func translate(op string, err error) error {
 		switch {
 		case pg.Code == stateInvalidPassword || pg.Code == stateInvalidAuthorization:
 			e.Code = wire.CodeLoginRefused
-		case pg.Code == stateUnknownDatabase, strings.HasPrefix(pg.Code, "53"), strings.HasPrefix(pg.Code, "08"):
+		case pg.Code == stateUnknownDatabase, pg.Code == stateReadOnly, strings.HasPrefix(pg.Code, "53"), strings.HasPrefix(pg.Code, "08"):
 			e.Code = wire.CodeUnavailable
 		case strings.HasPrefix(pg.Code, "57P"):
 			// The session was ended from outside; a commit may have been in flight.
