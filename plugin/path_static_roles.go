@@ -208,13 +208,20 @@ func (r *staticRole) checkConnection(c *connection, data *framework.FieldData) e
 		return invalidField("credential_type", "is %s for a login that changes its own password", credentialPassword)
 	case r.SelfManaged && r.Credential.Password == "":
 		return invalidField("password", "is required: the login changes its own password")
-	case r.Username == c.detail("username"):
-		return &wire.Error{
-			Code: wire.CodeInvalid, Field: "username", Reason: fmt.Sprintf("is the own user of connection %q", c.Name),
-			Hint: "its password is rotated by rotate-root/" + c.Name,
-		}
 	}
-	return nil
+	return r.refuseOwnUser(c)
+}
+
+// refuseOwnUser refuses the user that the connection itself logs in as: it would not
+// know the new password.
+func (r *staticRole) refuseOwnUser(c *connection) error {
+	if r.Username != c.detail(detailUsername) {
+		return nil
+	}
+	return &wire.Error{
+		Code: wire.CodeInvalid, Field: "username", Reason: fmt.Sprintf("is the own user of connection %q", c.Name),
+		Hint: "its password is rotated by rotate-root/" + c.Name,
+	}
 }
 
 // updateStaticRole changes what is stored; the credential stays.
@@ -231,6 +238,18 @@ func (b *backend) updateStaticRole(ctx context.Context, s logical.Storage, name 
 	r := *before
 	if err := r.merge(data); err != nil {
 		return err
+	}
+	if r.DBName != before.DBName {
+		c, err := b.connections.get(ctx, s, r.DBName)
+		if err != nil {
+			return err
+		}
+		if c == nil {
+			return invalidField("db_name", "no connection %q; write config/%s first", r.DBName, r.DBName)
+		}
+		if err := r.refuseOwnUser(c); err != nil {
+			return err
+		}
 	}
 	if r.Rotation != before.Rotation {
 		r.NextRotation = r.Rotation.next(b.now())

@@ -95,11 +95,15 @@ func (ch change) apply(ctx context.Context) (unchanged bool, err error) {
 	switch check := driver.Login(ctx, ch.username, ch.next.password()); {
 	case check == nil:
 		return false, nil
-	case loginRefused(check):
-		return true, err
-	default:
+	case !loginRefused(check):
 		return false, err
 	}
+	// A login may be refused for other reasons than its password, such as where it
+	// comes from. That the old one is let in is proof.
+	if ch.old.Password != "" && driver.Login(ctx, ch.username, ch.old.password()) != nil {
+		return false, err
+	}
+	return true, err
 }
 
 // applySelf logs in with the credential that works, which after a crash may be
@@ -217,6 +221,9 @@ func (b *backend) rotateStaticRole(ctx context.Context, s logical.Storage, name 
 func (b *backend) rotateBegun(ctx context.Context, s logical.Storage, r *staticRole, creating bool, begun *intention) error {
 	c, err := b.staticRoleConnection(ctx, s, r)
 	if err != nil {
+		return err
+	}
+	if err := r.refuseOwnUser(c); err != nil {
 		return err
 	}
 	iterations, err := b.rotationIterations(ctx, c, r.passwordPolicy(c))

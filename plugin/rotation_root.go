@@ -113,6 +113,9 @@ func (b *backend) completeRoot(ctx context.Context, s logical.Storage, name stri
 		// The connection is gone, or has another user now.
 		return deleteStored(ctx, s, key)
 	}
+	if !c.RetiredAt.IsZero() {
+		return b.settleRetired(ctx, s, c, begun)
+	}
 	if c.Secrets[detailPassword] == begun.Credential.Password {
 		if err := deleteStored(ctx, s, key); err != nil {
 			return err
@@ -121,6 +124,28 @@ func (b *backend) completeRoot(ctx context.Context, s logical.Storage, name stri
 		return nil
 	}
 	return b.applyRoot(ctx, s, c, begun, true)
+}
+
+// settleRetired finds out whether a rotation that was begun on a connection which has
+// been deleted or re-pointed since took effect. It is not rolled forward: whoever
+// configured the server anew knows the password it has.
+func (b *backend) settleRetired(ctx context.Context, s logical.Storage, c *connection, begun *intention) error {
+	driver, err := c.open()
+	if err == nil {
+		err = driver.Login(ctx, begun.Username, begun.Credential.password())
+	}
+	switch {
+	case err == nil:
+		err = b.storeRootPassword(ctx, s, c, begun)
+	case loginRefused(err):
+		err = nil
+	}
+	if err != nil {
+		err = c.explain(err)
+		b.rotations.retry(rootKey(c.Name), c.Name, err)
+		return err
+	}
+	return deleteStored(ctx, s, prefixRotationRoot+c.Name)
 }
 
 // applyRoot makes the server take the new password and stores it.
