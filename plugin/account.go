@@ -117,6 +117,9 @@ func (b *backend) issueAccount(ctx context.Context, s logical.Storage, r account
 	if err != nil {
 		return issuedAccount{}, c.explain(err)
 	}
+	if b.readOnly.Load() {
+		return issuedAccount{}, logical.ErrReadOnly
+	}
 	limits := b.mountLimits()
 	issued := issuedAccount{}
 	issued.TTL, issued.MaxTTL, issued.Warnings = accountTTL(r.TTL, role, limits)
@@ -404,7 +407,34 @@ func (b *backend) endLogin(ctx context.Context, s logical.Storage, record *accou
 	if account.Unreachable(err) {
 		c.setDown(b.now().Add(downKept))
 	}
+	if loginRefused(err) && !c.RetiredAt.IsZero() {
+		return b.endThroughOther(ctx, s, c, account.EndRequest{Username: record.Username, Statements: statements}, err)
+	}
 	return c.explain(err)
+}
+
+// endThroughOther ends a login that was made on a connection which is deleted or leads
+// elsewhere now, and whose password the server does not take any more: nobody can
+// correct that. A connection of today to the same server can.
+func (b *backend) endThroughOther(ctx context.Context, s logical.Storage, c *connection, req account.EndRequest, cause error) error {
+	names, err := listStored(ctx, s, prefixConfig)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		other, err := b.connections.get(ctx, s, name)
+		if err != nil || other == nil || !c.sameServer(other) {
+			continue // one that cannot be used is no help
+		}
+		driver, err := other.open()
+		if err == nil {
+			err = driver.End(ctx, req)
+		}
+		if !loginRefused(err) {
+			return other.explain(err)
+		}
+	}
+	return c.explain(cause)
 }
 
 // Pauses between attempts to end an account.

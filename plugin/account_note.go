@@ -3,6 +3,7 @@ package plugin
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -85,21 +86,22 @@ func (b *backend) learnAccounts(ctx context.Context, s logical.Storage, c *conne
 	if !c.product.keepsRecords || b.accounts.index.wasAsked(c.ID) {
 		return nil
 	}
-	_, err := b.askServer(ctx, s, c)
+	_, _, err := b.askServer(ctx, s, c)
 	return c.explain(err)
 }
 
 // askServer reads from a server which logins of this mount it has, makes known
 // those whose record it keeps, and returns those that nobody knows: a restored
-// snapshot of Vault's storage leaves such. Stored records have to be known before.
-func (b *backend) askServer(ctx context.Context, s logical.Storage, c *connection) (orphans []string, err error) {
+// snapshot of Vault's storage leaves such. Others are how many more it has: known
+// already, or left to another connection. Stored records have to be known before.
+func (b *backend) askServer(ctx context.Context, s logical.Storage, c *connection) (orphans []string, others int, err error) {
 	mountID, err := b.mountID(ctx, s)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	driver, err := c.open()
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	// Known before, for it may be ended while the server answers, and after, for
 	// it may be made then.
@@ -107,11 +109,12 @@ func (b *backend) askServer(ctx context.Context, s logical.Storage, c *connectio
 	prefix := c.product.usernames.prefix(mountID)
 	logins, err := driver.Logins(ctx, prefix)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	after := b.accounts.index.usernames()
 	for _, l := range logins {
 		if before[l.Name] || after[l.Name] || !strings.HasPrefix(l.Name, prefix) {
+			others++
 			continue
 		}
 		record, note, ok := recordOfNote(l, c)
@@ -122,20 +125,73 @@ func (b *backend) askServer(ctx context.Context, s logical.Storage, c *connectio
 			continue
 		}
 		if note.ConnectionID != c.ID {
-			// Another connection to the same server made it, which then finds it by
-			// itself; one that is gone leaves it to us.
-			other, err := b.connectionByID(ctx, s, note.ConnectionID)
+			left, err := b.leftToMaker(ctx, s, note.ConnectionID, record)
 			if err != nil {
-				return nil, err
+				return nil, 0, err
 			}
-			if other {
+			if left {
+				others++
 				continue
 			}
 		}
 		b.accounts.index.add(record, endOf(record), 0)
 	}
 	b.accounts.index.setAsked(c.ID)
-	return orphans, nil
+	return orphans, others, nil
+}
+
+// leftToMaker decides whether a login that another connection has made is left to
+// that one, which finds it by itself if both lead to one server. One that is gone
+// leaves it to whoever finds it. So does one whose server has told that it does not
+// have the login, once the login is to go: what was found is a copy then, on a server
+// made of the other one's backup.
+func (b *backend) leftToMaker(ctx context.Context, s logical.Storage, makerID string, record *accountRecord) (bool, error) {
+	exists, err := b.connectionByID(ctx, s, makerID)
+	if err != nil || !exists {
+		return false, err
+	}
+	due := b.locked() || !b.now().Before(endOf(record))
+	return !due || !b.accounts.index.wasAsked(makerID), nil
+}
+
+// renewedElsewhere reports whether the server keeps a later end of a login that is due
+// than is known here, and notes it. Others may renew it: a Vault that was started from
+// a snapshot of this one, or the node that is active now if this one is not any more
+// and does not know yet.
+func (b *backend) renewedElsewhere(ctx context.Context, s logical.Storage, recordID string) bool {
+	known := b.accounts.index.keptAtServer(recordID)
+	if known == nil || b.locked() {
+		return false
+	}
+	c, err := b.connectionOf(ctx, s, known.Connection, known.ConnectionID)
+	if err != nil || c == nil || c.down(b.now()) {
+		return false // ending it says what is wrong
+	}
+	driver, err := c.open()
+	if err != nil {
+		return false
+	}
+	logins, err := driver.Logins(ctx, known.Username)
+	if err != nil {
+		return false
+	}
+	for _, l := range logins {
+		record, note, ok := recordOfNote(l, c)
+		if l.Name != known.Username || !ok || record.ID != recordID || !l.CanLogin {
+			continue
+		}
+		// Nobody can have renewed it for longer, whatever stands there.
+		if longest := time.UnixMilli(note.Longest); record.ExpiresAt.After(longest) {
+			record.ExpiresAt = longest
+		}
+		// The server keeps whole seconds.
+		if !record.ExpiresAt.After(known.ExpiresAt.Add(time.Second)) || !b.now().Before(endOf(record)) {
+			return false
+		}
+		b.accounts.index.put(record, endOf(record), 0)
+		return true
+	}
+	return false
 }
 
 // connectionByID reports whether any connection, current or retired, has the id.
@@ -160,8 +216,10 @@ func (b *backend) connectionByID(ctx context.Context, s logical.Storage, id stri
 	return false, nil
 }
 
-// endOrphans ends logins with this mount's id that nobody knows.
+// endOrphans ends logins with this mount's id that nobody knows. One that cannot be
+// ended holds up the others only if the server cannot be reached.
 func (b *backend) endOrphans(ctx context.Context, s logical.Storage, c *connection, names []string) error {
+	var errs []error
 	for _, name := range names {
 		now := b.now()
 		record := &accountRecord{
@@ -173,8 +231,11 @@ func (b *backend) endOrphans(ctx context.Context, s logical.Storage, c *connecti
 		b.Logger().Warn("a login of this mount has no record and is ended", "connection", c.Name, "username", name)
 		b.noteOrphan(c.Name, name)
 		if err := b.endAccount(ctx, s, record.ID); err != nil {
-			return fmt.Errorf("end %s: %w", name, err)
+			errs = append(errs, fmt.Errorf("end %s: %w", name, err))
+			if unavailable(err) {
+				break
+			}
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }

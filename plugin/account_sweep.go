@@ -101,7 +101,7 @@ func (w *sweeper) load(ctx context.Context) bool {
 // endDue starts ending what is due, one server beside the other.
 func (w *sweeper) endDue() {
 	due := w.b.accounts.index.dueByServer
-	if state := w.b.lockdown.current.Load(); state != nil && state.Locked {
+	if w.b.locked() {
 		due = w.b.accounts.index.endableByServer
 	}
 	for server, ids := range due(w.b.now()) {
@@ -149,7 +149,7 @@ func (w *sweeper) endAll(ctx context.Context, server string, ids []string) {
 	for range min(endsAtOnce, len(ids)) {
 		group.Go(func() {
 			for id := range next {
-				err := w.b.endAccount(ctx, w.storage, id)
+				err := w.end(ctx, id)
 				if err == nil {
 					continue
 				}
@@ -172,6 +172,14 @@ func (w *sweeper) endAll(ctx context.Context, server string, ids []string) {
 	}
 	close(next)
 	group.Wait()
+}
+
+// end ends an account that is due, unless its server says that it is not.
+func (w *sweeper) end(ctx context.Context, id string) error {
+	if w.b.renewedElsewhere(ctx, w.storage, id) {
+		return nil
+	}
+	return w.b.endAccount(ctx, w.storage, id)
 }
 
 // forgetRetired removes deleted connections whose last account is gone.
@@ -249,7 +257,7 @@ func (w *sweeper) askServers(ctx context.Context) error {
 }
 
 func (w *sweeper) ask(ctx context.Context, c *connection) error {
-	orphans, err := w.b.askServer(ctx, w.storage, c)
+	orphans, _, err := w.b.askServer(ctx, w.storage, c)
 	if err != nil {
 		return err
 	}

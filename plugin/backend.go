@@ -72,6 +72,11 @@ type backend struct {
 	rotations     *rotationQueue
 	rotationLocks *keyLocks
 
+	// readOnly says that this node may not write to storage. Vault then asks one that
+	// may for what is answered with [logical.ErrReadOnly]. A login whose record is kept
+	// by its server needs no write, but somebody to end it.
+	readOnly atomic.Bool
+
 	// work runs beside requests, from initialize to clean.
 	work *work
 	// wake starts a round of the sweeper; it holds at most one wish.
@@ -195,6 +200,7 @@ func (b *backend) initialize(ctx context.Context, req *logical.InitializationReq
 		return err
 	}
 	if !b.WriteSafeReplicationState() {
+		b.readOnly.Store(true)
 		return nil
 	}
 	if _, err := b.mountID(ctx, req.Storage); err != nil {

@@ -95,6 +95,14 @@ func newMount(t *testing.T, storage logical.Storage) *engine {
 	return m
 }
 
+// system gives the engine another view of Vault.
+func (m *engine) system(view logical.SystemView) {
+	m.t.Helper()
+	require.NoError(m.t, m.Setup(m.t.Context(), &logical.BackendConfig{
+		Logger: hclog.New(&hclog.LoggerOptions{Output: m.log, Level: hclog.Trace, JSONFormat: true}), System: view,
+	}))
+}
+
 // start initializes the engine, with its background work.
 func (m *engine) start() {
 	m.t.Helper()

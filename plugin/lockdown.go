@@ -132,6 +132,12 @@ func (l *lockdown) holds() bool {
 	return r == nil || r.Locked
 }
 
+// locked reports whether the mount is known to be locked.
+func (b *backend) locked() bool {
+	r := b.lockdown.current.Load()
+	return r != nil && r.Locked
+}
+
 // lockdownRecord returns the state, which nobody may change.
 func (b *backend) lockdownRecord(ctx context.Context, s logical.Storage) (*lockdownRecord, error) {
 	l := b.lockdown

@@ -6,7 +6,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/vault/sdk/logical"
 	"github.com/stretchr/testify/require"
 
@@ -18,13 +17,10 @@ import (
 // its requests, and entity-bob.
 func (m *engine) withPeople() {
 	m.t.Helper()
-	require.NoError(m.t, m.Setup(m.t.Context(), &logical.BackendConfig{
-		Logger: hclog.New(&hclog.LoggerOptions{Output: m.log, Level: hclog.Trace, JSONFormat: true}),
-		System: &identities{
-			StaticSystemView: logical.StaticSystemView{DefaultLeaseTTLVal: time.Hour, MaxLeaseTTLVal: 24 * time.Hour},
-			entities:         map[string]*logical.Entity{alice: {ID: alice, Name: "alice"}, bob: {ID: bob, Name: "bob"}},
-		},
-	}))
+	m.system(&identities{
+		StaticSystemView: logical.StaticSystemView{DefaultLeaseTTLVal: time.Hour, MaxLeaseTTLVal: 24 * time.Hour},
+		entities:         map[string]*logical.Entity{alice: {ID: alice, Name: "alice"}, bob: {ID: bob, Name: "bob"}},
+	})
 }
 
 func (m *engine) unlock(fields map[string]any) error {

@@ -214,14 +214,16 @@ func (b *backend) searchServer(ctx context.Context, s logical.Storage, c *connec
 	}
 	// A request that was let in before may be making a login right now.
 	settled := b.lockdown.inFlight.Load() == 0
-	orphans, err := b.askServer(ctx, s, c)
+	orphans, others, err := b.askServer(ctx, s, c)
 	if err != nil {
 		return false, err
 	}
 	if err := b.endOrphans(ctx, s, c, orphans); err != nil {
 		return false, err
 	}
-	return settled && len(orphans) == 0 && b.accountsAt()[c.ID] == 0, nil
+	// Another connection's logins may be copies on a server of their own, which are
+	// ended once it has ended its own.
+	return settled && len(orphans)+others == 0 && b.accountsAt()[c.ID] == 0, nil
 }
 
 // accountsAt counts the accounts that are known, by connection id.

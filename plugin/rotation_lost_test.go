@@ -7,6 +7,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 	"github.com/stretchr/testify/require"
 
+	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
 	"github.com/dbops-io/vault-plugin-secrets-dbops/testenv"
 )
 
@@ -57,7 +58,8 @@ func TestRotation_LoginThatMayNotComeFromHere(t *testing.T) {
 		Username: "svc", Credential: storedCredential{Password: "begun"}, StartedAt: m.now(),
 	}))
 	m.must(logical.UpdateOperation, "static-roles/app", map[string]any{"rotation_statements": []string{`SELECT nonsense('{{password}}')`}})
-	m.refused(logical.UpdateOperation, "rotate-role/app", nil)
+	refusal, _ := m.refused(logical.UpdateOperation, "rotate-role/app", nil)
+	require.Equal(t, wire.CodeEngine, refusal.Code)
 	require.Len(t, keys(t, m.storage, prefixRotationRole), 1, "the password that may work is not forgotten")
 	m.must(logical.UpdateOperation, "static-roles/app", map[string]any{"rotation_statements": []string{}})
 	m.must(logical.UpdateOperation, "rotate-role/app", nil)

@@ -137,15 +137,22 @@ func (b *backend) restoreRecord(ctx context.Context, s logical.Storage, lease cr
 	} else {
 		c, err = b.connectionOf(ctx, s, lease.DBName, lease.ConnectionID)
 	}
-	if err != nil {
+	name, id := lease.DBName, lease.ConnectionID
+	var unusable *wire.Error
+	switch {
+	case err != nil && id != "" && errors.As(err, &unusable):
+		// Its configuration is wrong. That the login cannot be ended before it is
+		// corrected is stored; Vault would give the lease up.
+	case err != nil:
 		return err
-	}
-	if c == nil {
+	case c == nil:
 		return nil // nothing to end it with; the sweep had the record and is done with it
+	default:
+		name, id = c.Name, c.ID
 	}
 	now := b.now()
 	return b.keepRecord(ctx, s, &accountRecord{
-		ID: lease.RecordID, Connection: c.Name, ConnectionID: c.ID, Role: lease.Role, Username: lease.Username,
+		ID: lease.RecordID, Connection: name, ConnectionID: id, Role: lease.Role, Username: lease.Username,
 		CreatedAt: now, ExpiresAt: now, Revocation: lease.Revocation, atServer: lease.AtServer,
 	})
 }
