@@ -40,7 +40,7 @@ func newPair(t *testing.T, source, target testenv.PostgresOptions) *pair {
 	secret := "'" + password + "'"
 	readAll := "GRANT pg_read_all_data TO dbops_read"
 	if p.source.Major() < 14 {
-		readAll = "SELECT 1" // no such role; see job
+		readAll = "SELECT 1" // no such role; see letRead
 	}
 	p.source.Exec("postgres",
 		"CREATE ROLE dbops_inspect", "CREATE ROLE dbops_read BYPASSRLS", readAll,
@@ -143,14 +143,19 @@ const readEverySchema = `DO $$ DECLARE place text; BEGIN
   END LOOP;
 END $$`
 
+// letRead gives the reading role what it has of pg_read_all_data elsewhere.
+func (p *pair) letRead(database string) {
+	if p.source.Major() < 14 {
+		p.source.Exec(database, readEverySchema)
+	}
+}
+
 // job inspects and plans as the planning phase does, with the inspecting
 // logins, and returns what the running phase gets.
 func (p *pair) job(t *testing.T, e *postgres.Engine, database string, options map[string]string) engine.Job {
 	t.Helper()
 	ctx := context.Background()
-	if p.source.Major() < 14 {
-		p.source.Exec(database, readEverySchema)
-	}
+	p.letRead(database)
 	source, err := e.Inspect(ctx, wire.Source, endpoint(p.source, database, "look"))
 	require.NoError(t, err)
 	target, err := e.Inspect(ctx, wire.Target, endpoint(p.target, "shop", "look"))

@@ -99,6 +99,7 @@ func TestRun_TLS(t *testing.T) {
 	p := newPair(t, testenv.PostgresOptions{ServerName: "source.example.test", RequireTLS: true}, testenv.PostgresOptions{ServerName: "target.example.test", RequireTLS: true})
 	p.source.CreateDatabase("small")
 	p.source.Exec("small", "CREATE TABLE t (id integer PRIMARY KEY)", "INSERT INTO t SELECT generate_series(1, 100)")
+	p.letRead("small")
 	e := newEngine(t)
 	job := engine.Job{Source: endpoint(p.source, "small", "read"), Target: endpoint(p.target, "shop", "write"), TempDir: t.TempDir()}
 	secure := func(mode string) {
