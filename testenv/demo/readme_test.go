@@ -36,7 +36,7 @@ func TestReadme_QuickStart(t *testing.T) {
 	vault, err := exec.Command(filepath.Join("..", "..", "scripts", "ensure-vault")).Output()
 	require.NoError(t, err)
 	commands := regexp.MustCompile(`(?m)^    (vault (?:write|read) dbops/(?:.*\\\n)*.*)$`).FindAllStringSubmatch(text, -1)
-	require.Len(t, commands, 16)
+	require.Len(t, commands, 17)
 	for _, command := range commands {
 		line := strings.NewReplacer(
 			"prod-db.example.com:5432", database.Address(), "sslmode=verify-full", "sslmode=disable", "<entity id>", "an-entity",
