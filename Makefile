@@ -50,7 +50,7 @@ test-versions: ## run what touches databases on other versions of them (VERSIONS
 	@GO=$(GO) TEST_FLAGS="$(TEST_FLAGS)" scripts/test-versions $(VERSIONS)
 
 e2e: build parts ## run the end-to-end tests only
-	DBOPS_BIN_DIR=$(CURDIR)/bin $(GO) test -count=1 -timeout 20m -v $(TEST_FLAGS) ./testenv/e2e/...
+	DBOPS_BIN_DIR=$(CURDIR)/bin $(GO) test -count=1 -timeout 30m -v $(TEST_FLAGS) ./testenv/e2e/...
 
 fuzz: ## run each fuzz target for FUZZTIME (10s)
 	@GO=$(GO) FUZZTIME=$(FUZZTIME) scripts/fuzz $(PACKAGES)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -36,7 +35,8 @@ type accountState struct {
 	mountMu sync.Mutex
 	mountID atomic.Pointer[string]
 
-	index *accountIndex
+	index     *accountIndex
+	strangers strangers
 	// ends makes a lease's revocation, the sweep and an operation that end one
 	// account at the same time wait for one attempt.
 	ends singleflight.Group
@@ -67,6 +67,9 @@ type accountRequest struct {
 	// Config is the digest of the configuration that the login is for: of another
 	// one none is made. Empty: of any.
 	Config string
+	// Login is the digest of what it is to be granted: nothing else is. Empty:
+	// whatever the role says.
+	Login string
 	// TTL is cut to what the role and the mount allow; 0 takes their default.
 	TTL         time.Duration
 	DisplayName string
@@ -109,6 +112,13 @@ func (b *backend) issueAccount(ctx context.Context, s logical.Storage, r account
 	if err != nil {
 		return issuedAccount{}, err
 	}
+	if r.Login != "" {
+		if login, err := c.login(role); err != nil {
+			return issuedAccount{}, err
+		} else if login.Digest != r.Login {
+			return issuedAccount{}, planChanged("roles/" + role.Name)
+		}
+	}
 	statements, err := c.creationStatements(role)
 	if err != nil {
 		return issuedAccount{}, err
@@ -136,6 +146,9 @@ func (b *backend) issueAccount(ctx context.Context, s logical.Storage, r account
 		ID: newRecordID(r.OperationID), Connection: c.Name, ConnectionID: c.ID, Role: role.Name, Username: issued.Username,
 		Purpose: r.Purpose, Side: r.Side, OperationID: r.OperationID, EntityID: r.EntityID, Fence: r.Fence,
 		CreatedAt: now, ExpiresAt: now.Add(issued.TTL), Revocation: role.RevocationStatements,
+	}
+	if r.OperationID != "" {
+		record.Renewal = role.RenewStatements
 	}
 	request := account.CreateRequest{
 		Username: issued.Username, Password: issued.Password, PublicKey: issued.PublicKey, CommonName: issued.CommonName,
@@ -316,11 +329,13 @@ func (b *backend) renewAccount(ctx context.Context, s logical.Storage, recordID 
 	if err != nil {
 		return c.explain(err)
 	}
-	var statements []string
-	if role, err := b.roles.get(ctx, s, record.Role); err != nil {
-		return err
-	} else if role != nil {
-		statements = role.RenewStatements
+	statements := record.Renewal
+	if record.OperationID == "" {
+		if role, err := b.roles.get(ctx, s, record.Role); err != nil {
+			return err
+		} else if role != nil {
+			statements = role.RenewStatements
+		}
 	}
 	// Statements of one's own need not move what the server knows.
 	record.atServer = record.atServer && len(statements) == 0
@@ -398,43 +413,60 @@ func (b *backend) endLogin(ctx context.Context, s logical.Storage, record *accou
 		return c.explain(err)
 	}
 	statements := record.Revocation
-	if role, err := b.roles.get(ctx, s, record.Role); err != nil {
-		return err
-	} else if role != nil && role.DBName == record.Connection {
-		statements = role.RevocationStatements
+	if record.OperationID == "" {
+		if role, err := b.roles.get(ctx, s, record.Role); err != nil {
+			return err
+		} else if role != nil && role.DBName == record.Connection {
+			statements = role.RevocationStatements
+		}
 	}
 	err = driver.End(ctx, account.EndRequest{Username: record.Username, Statements: statements})
+	if record.OperationID != "" && len(statements) > 0 && err != nil && !account.Unreachable(err) && !loginRefused(err) {
+		// Nobody can correct them for a login that was approved with them, so the
+		// driver's own way is the way out.
+		b.Logger().Warn("revocation_statements did not end a login of an operation; it is ended without them", "operation_id", record.OperationID, "role", record.Role, "error", err)
+		err = driver.End(ctx, account.EndRequest{Username: record.Username})
+	}
 	if account.Unreachable(err) {
 		c.setDown(b.now().Add(downKept))
 	}
 	if loginRefused(err) && !c.RetiredAt.IsZero() {
-		return b.endThroughOther(ctx, s, c, account.EndRequest{Username: record.Username, Statements: statements}, err)
+		return b.endThroughOther(ctx, s, c, record, statements, err)
 	}
 	return c.explain(err)
 }
 
 // endThroughOther ends a login that was made on a connection which is deleted or leads
 // elsewhere now, and whose password the server does not take any more: nobody can
-// correct that. A connection of today to the same server can.
-func (b *backend) endThroughOther(ctx context.Context, s logical.Storage, c *connection, req account.EndRequest, cause error) error {
+// correct that. A connection of today to the same server can. Its user runs statements
+// of the roles that it allows, and ends logins of others as the product does.
+func (b *backend) endThroughOther(ctx context.Context, s logical.Storage, c *connection, record *accountRecord, statements []string, cause error) error {
 	names, err := listStored(ctx, s, prefixConfig)
 	if err != nil {
 		return err
 	}
+	asked := c
 	for _, name := range names {
 		other, err := b.connections.get(ctx, s, name)
 		if err != nil || other == nil || !c.sameServer(other) {
 			continue // one that cannot be used is no help
 		}
+		request := account.EndRequest{Username: record.Username}
+		if other.allows(record.Role) {
+			request.Statements = statements
+		}
 		driver, err := other.open()
 		if err == nil {
-			err = driver.End(ctx, req)
+			err = driver.End(ctx, request)
+		}
+		if err == nil {
+			return nil
 		}
 		if !loginRefused(err) {
-			return other.explain(err)
+			asked, cause = other, err // another may do better
 		}
 	}
-	return c.explain(cause)
+	return asked.explain(cause)
 }
 
 // Pauses between attempts to end an account.
@@ -448,17 +480,13 @@ const (
 	unavailableRetry = 20 * time.Second
 )
 
-// retryPause doubles with each attempt, plus or minus a fifth.
+// retryPause is the pause after so many attempts.
 func retryPause(attempts int, unreachable bool) time.Duration {
 	longest := lastRetry
 	if unreachable {
 		longest = unavailableRetry
 	}
-	pause := longest
-	if attempts < 7 {
-		pause = min(firstRetry<<max(attempts-1, 0), longest)
-	}
-	return pause*4/5 + rand.N(pause*2/5) //nolint:gosec // spreads attempts, protects nothing
+	return backOff(attempts, firstRetry, longest)
 }
 
 // retryLater stores that an account could not be ended and when to try again.
@@ -520,6 +548,18 @@ func (b *backend) endOperationAccounts(ctx context.Context, s logical.Storage, o
 	return errors.Join(errs...)
 }
 
+// wayBackIn is what to do when the server refuses the connection's own login. A
+// password that the engine has made is known to nobody else, and no former one is
+// kept: each would open every copy of the server made of a backup of its time.
+func (c *connection) wayBackIn() string {
+	if c.LastRootRotation.IsZero() {
+		return "the connection's own login is refused; write the right one to config/" + c.Name
+	}
+	return fmt.Sprintf("the engine gave %q its password at %s; a server restored from a backup of before has another one: "+
+		"as an administrator of the server give it a new password, write that to config/%s, then rotate-root/%s and rotate-all/%s (README, after a restore)",
+		c.detail(detailUsername), c.LastRootRotation.UTC().Format(time.RFC3339), c.Name, c.Name, c.Name)
+}
+
 // explain turns a driver's error into one for the caller. Nil stays nil.
 func (c *connection) explain(err error) error {
 	var e *account.Error
@@ -538,7 +578,7 @@ func (c *connection) explain(err error) error {
 		// Something the statements name is missing, not what was asked for.
 		refusal.Code = wire.CodeEngine
 	case wire.CodeLoginRefused:
-		refusal.Hint = "the connection's own login is refused; write the right one to config/" + c.Name
+		refusal.Hint = c.wayBackIn()
 	}
 	return refusal
 }

@@ -86,22 +86,40 @@ func (b *backend) learnAccounts(ctx context.Context, s logical.Storage, c *conne
 	if !c.product.keepsRecords || b.accounts.index.wasAsked(c.ID) {
 		return nil
 	}
-	_, _, err := b.askServer(ctx, s, c)
+	_, err := b.askServer(ctx, s, c)
 	return c.explain(err)
 }
 
-// askServer reads from a server which logins of this mount it has, makes known
-// those whose record it keeps, and returns those that nobody knows: a restored
-// snapshot of Vault's storage leaves such. Others are how many more it has: known
-// already, or left to another connection. Stored records have to be known before.
-func (b *backend) askServer(ctx context.Context, s logical.Storage, c *connection) (orphans []string, others int, err error) {
+// serverLogins is which logins of this mount a server has.
+type serverLogins struct {
+	// orphans are those that nobody knows: a restored snapshot of Vault's storage
+	// leaves such.
+	orphans []string
+	// learned are those that this connection has made, by the record that the server
+	// keeps and that was not known here.
+	learned []string
+	// others are how many more it has: known already, or another connection's.
+	others int
+	// unsure is whether one that is to go was left to a connection whose server was
+	// not heard since the start.
+	unsure bool
+}
+
+// askServer reads from a server which logins of this mount it has, and makes known
+// those whose record it keeps. Stored records have to be known before.
+func (b *backend) askServer(ctx context.Context, s logical.Storage, c *connection) (found serverLogins, err error) {
+	if c.flag(detailSelfManaged) && c.detail(detailUsername) == "" {
+		// Without a user of its own it can have made no logins, and nobody can ask.
+		b.accounts.index.setAsked(c.ID)
+		return serverLogins{}, nil
+	}
 	mountID, err := b.mountID(ctx, s)
 	if err != nil {
-		return nil, 0, err
+		return serverLogins{}, err
 	}
 	driver, err := c.open()
 	if err != nil {
-		return nil, 0, err
+		return serverLogins{}, err
 	}
 	// Known before, for it may be ended while the server answers, and after, for
 	// it may be made then.
@@ -109,49 +127,53 @@ func (b *backend) askServer(ctx context.Context, s logical.Storage, c *connectio
 	prefix := c.product.usernames.prefix(mountID)
 	logins, err := driver.Logins(ctx, prefix)
 	if err != nil {
-		return nil, 0, err
+		return serverLogins{}, err
 	}
 	after := b.accounts.index.usernames()
 	for _, l := range logins {
 		if before[l.Name] || after[l.Name] || !strings.HasPrefix(l.Name, prefix) {
-			others++
+			found.others++
 			continue
 		}
 		record, note, ok := recordOfNote(l, c)
 		if !ok {
 			if l.CanLogin {
-				orphans = append(orphans, l.Name)
+				found.orphans = append(found.orphans, l.Name)
 			}
 			continue
 		}
 		if note.ConnectionID != c.ID {
-			left, err := b.leftToMaker(ctx, s, note.ConnectionID, record)
+			left, unsure, err := b.leftToMaker(ctx, s, note.ConnectionID, record)
 			if err != nil {
-				return nil, 0, err
+				return serverLogins{}, err
 			}
 			if left {
-				others++
+				found.others++
+				found.unsure = found.unsure || unsure
 				continue
 			}
+		} else {
+			found.learned = append(found.learned, l.Name)
 		}
 		b.accounts.index.add(record, endOf(record), 0)
 	}
 	b.accounts.index.setAsked(c.ID)
-	return orphans, others, nil
+	return found, nil
 }
 
 // leftToMaker decides whether a login that another connection has made is left to
 // that one, which finds it by itself if both lead to one server. One that is gone
 // leaves it to whoever finds it. So does one whose server has told that it does not
 // have the login, once the login is to go: what was found is a copy then, on a server
-// made of the other one's backup.
-func (b *backend) leftToMaker(ctx context.Context, s logical.Storage, makerID string, record *accountRecord) (bool, error) {
+// made of the other one's backup. Until that server has told, unsure is true.
+func (b *backend) leftToMaker(ctx context.Context, s logical.Storage, makerID string, record *accountRecord) (left, unsure bool, err error) {
 	exists, err := b.connectionByID(ctx, s, makerID)
 	if err != nil || !exists {
-		return false, err
+		return false, false, err
 	}
 	due := b.locked() || !b.now().Before(endOf(record))
-	return !due || !b.accounts.index.wasAsked(makerID), nil
+	unsure = due && !b.accounts.index.wasAsked(makerID)
+	return !due || unsure, unsure, nil
 }
 
 // renewedElsewhere reports whether the server keeps a later end of a login that is due
@@ -171,27 +193,25 @@ func (b *backend) renewedElsewhere(ctx context.Context, s logical.Storage, recor
 	if err != nil {
 		return false
 	}
-	logins, err := driver.Logins(ctx, known.Username)
-	if err != nil {
+	// By its name alone: after an outage thousands may be due.
+	l, found, err := driver.Find(ctx, known.Username)
+	if err != nil || !found {
 		return false
 	}
-	for _, l := range logins {
-		record, note, ok := recordOfNote(l, c)
-		if l.Name != known.Username || !ok || record.ID != recordID || !l.CanLogin {
-			continue
-		}
-		// Nobody can have renewed it for longer, whatever stands there.
-		if longest := time.UnixMilli(note.Longest); record.ExpiresAt.After(longest) {
-			record.ExpiresAt = longest
-		}
-		// The server keeps whole seconds.
-		if !record.ExpiresAt.After(known.ExpiresAt.Add(time.Second)) || !b.now().Before(endOf(record)) {
-			return false
-		}
-		b.accounts.index.put(record, endOf(record), 0)
-		return true
+	record, note, ok := recordOfNote(l, c)
+	if !ok || record.ID != recordID || !l.CanLogin {
+		return false
 	}
-	return false
+	// Nobody can have renewed it for longer, whatever stands there.
+	if longest := time.UnixMilli(note.Longest); record.ExpiresAt.After(longest) {
+		record.ExpiresAt = longest
+	}
+	// The server keeps whole seconds.
+	if !record.ExpiresAt.After(known.ExpiresAt.Add(time.Second)) || !b.now().Before(endOf(record)) {
+		return false
+	}
+	b.accounts.index.put(record, endOf(record), 0)
+	return true
 }
 
 // connectionByID reports whether any connection, current or retired, has the id.

@@ -37,8 +37,10 @@ type accountRecord struct {
 	CreatedAt   time.Time `json:"created_at"`
 	// ExpiresAt is when the account has to go, lease or no lease.
 	ExpiresAt time.Time `json:"expires_at"`
-	// Revocation are the role's statements when the account was made.
+	// Revocation are the role's statements when the account was made; an account of an
+	// operation is ended by these whatever the role says later, and renewed by Renewal.
 	Revocation []string `json:"revocation_statements,omitempty"`
+	Renewal    []string `json:"renew_statements,omitempty"`
 
 	// atServer says that the server keeps this record and storage does not.
 	atServer bool
@@ -91,7 +93,9 @@ type accountIndex struct {
 	// logins it keeps.
 	asked  map[string]bool
 	counts capCounts
-	now    func() time.Time
+	// operations is how many of the entries are logins of operations.
+	operations int
+	now        func() time.Time
 }
 
 type accountEntry struct {
@@ -101,6 +105,7 @@ type accountEntry struct {
 	due          time.Time
 	attempts     int
 	scopes       []capScope // in which it counts
+	operation    bool       // it is the login of one
 	// kept is the record when the server keeps it.
 	kept *accountRecord
 }
@@ -120,9 +125,12 @@ func (x *accountIndex) put(r *accountRecord, due time.Time, attempts int) {
 func (x *accountIndex) set(r *accountRecord, due time.Time, attempts int, now time.Time) {
 	entry := x.entries[r.ID]
 	if entry == nil {
-		entry = &accountEntry{scopes: capScopes(r)}
+		entry = &accountEntry{scopes: capScopes(r), operation: r.OperationID != ""}
 		x.entries[r.ID] = entry
 		x.counts.add(r, now)
+		if entry.operation {
+			x.operations++
+		}
 	}
 	entry.connection, entry.connectionID, entry.username = r.Connection, r.ConnectionID, r.Username
 	entry.due, entry.attempts = due, attempts
@@ -159,6 +167,24 @@ func (x *accountIndex) wasAsked(connectionID string) bool {
 	return x.asked[connectionID]
 }
 
+// noteAsked adds the ids of connections whose server has told to ids.
+func (x *accountIndex) noteAsked(ids map[string]bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for id := range x.asked {
+		ids[id] = true
+	}
+}
+
+// forgetAsked forgets what servers have told whose connections are gone.
+func (x *accountIndex) forgetAsked(ids map[string]bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for id := range ids {
+		delete(x.asked, id)
+	}
+}
+
 // add is put for a record read from storage; what is known already is newer.
 func (x *accountIndex) add(r *accountRecord, due time.Time, attempts int) {
 	x.mu.Lock()
@@ -187,7 +213,17 @@ func (x *accountIndex) remove(id string) {
 	if entry := x.entries[id]; entry != nil {
 		x.counts.remove(entry.scopes)
 		delete(x.entries, id)
+		if entry.operation {
+			x.operations--
+		}
 	}
+}
+
+// ofOperations is how many logins of operations there are.
+func (x *accountIndex) ofOperations() int {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.operations
 }
 
 // size is the number of records.

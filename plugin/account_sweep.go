@@ -3,6 +3,7 @@ package plugin
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -39,17 +40,15 @@ type sweeper struct {
 	busy map[string]bool
 	// pauses is until when servers that could not be reached are left alone.
 	pauses map[string]time.Time
-	// asks is when each server is asked next which logins it has, and answered
-	// which have told once; both by connection id.
-	asks     map[string]time.Time
-	answered map[string]bool
-	slots    chan struct{}
+	// asks is when each server is asked next which logins it has, by connection id.
+	asks  map[string]time.Time
+	slots chan struct{}
 }
 
 func newSweeper(b *backend, s logical.Storage) *sweeper {
 	return &sweeper{
 		b: b, storage: s, busy: make(map[string]bool), pauses: make(map[string]time.Time),
-		asks: make(map[string]time.Time), answered: make(map[string]bool), slots: make(chan struct{}, asksAtOnce),
+		asks: make(map[string]time.Time), slots: make(chan struct{}, asksAtOnce),
 	}
 }
 
@@ -58,22 +57,19 @@ func (w *sweeper) sweep(ctx context.Context) {
 	if !w.load(ctx) {
 		return
 	}
-	ticker := time.NewTicker(sweepEvery)
-	defer ticker.Stop()
-	for {
-		w.endDue()
-		if err := w.forgetRetired(ctx); err != nil && ctx.Err() == nil {
-			w.b.Logger().Warn("retired connections were not looked through", "error", err)
-		}
-		if err := w.askServers(ctx); err != nil && ctx.Err() == nil {
-			w.b.Logger().Warn("connections cannot be listed", "error", err)
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-		case <-w.b.wake:
-		}
+	w.round(ctx)
+	for range rounds(ctx, sweepEvery, w.b.wake) {
+		w.round(ctx)
+	}
+}
+
+func (w *sweeper) round(ctx context.Context) {
+	w.endDue()
+	if err := w.forgetRetired(ctx); err != nil && ctx.Err() == nil {
+		w.b.Logger().Warn("retired connections were not looked through", "error", err)
+	}
+	if err := w.askServers(ctx); err != nil && ctx.Err() == nil {
+		w.b.Logger().Warn("connections cannot be listed", "error", err)
 	}
 }
 
@@ -88,12 +84,8 @@ func (w *sweeper) load(ctx context.Context) bool {
 		if ctx.Err() == nil {
 			w.b.Logger().Error("account records cannot be read", "error", err)
 		}
-		timer := time.NewTimer(loadRetry)
-		select {
-		case <-ctx.Done():
-			timer.Stop()
+		if !pauseFor(ctx, loadRetry) {
 			return false
-		case <-timer.C:
 		}
 	}
 }
@@ -223,8 +215,11 @@ func (w *sweeper) mayHaveAccounts(c *storedConnection) bool {
 	return w.b.now().Before(c.RetiredAt.Add(wait))
 }
 
-// askServers asks each server that it is time for which of our logins it has.
+// askServers asks each server that it is time for which of our logins it has, and
+// forgets those of connections that are gone for ever.
 func (w *sweeper) askServers(ctx context.Context) error {
+	// Before the connections are listed: one that is made meanwhile is none of these.
+	gone := w.noted()
 	for _, place := range []struct {
 		prefix string
 		get    func(context.Context, logical.Storage, string) (*connection, error)
@@ -236,8 +231,12 @@ func (w *sweeper) askServers(ctx context.Context) error {
 		for _, name := range names {
 			c, err := place.get(ctx, w.storage, name)
 			if err != nil {
+				gone = nil // its id is not known
 				w.b.Logger().Warn("a connection cannot be used", "connection", name, "error", err)
 				continue
+			}
+			if c != nil {
+				delete(gone, c.ID)
 			}
 			if c == nil || place.prefix == prefixRetired && !c.product.keepsRecords || !w.takeAsk(c.ID) {
 				continue
@@ -245,23 +244,59 @@ func (w *sweeper) askServers(ctx context.Context) error {
 			w.b.work.run(func(ctx context.Context) {
 				select {
 				case w.slots <- struct{}{}:
-					err := w.ask(ctx, c)
+					unsure, err := w.ask(ctx, c)
 					<-w.slots
-					w.asked(ctx, c, err)
+					w.asked(ctx, c, unsure, err)
 				case <-ctx.Done():
 				}
 			})
 		}
 	}
+	w.forget(gone)
 	return nil
 }
 
-func (w *sweeper) ask(ctx context.Context, c *connection) error {
-	orphans, _, err := w.b.askServer(ctx, w.storage, c)
-	if err != nil {
-		return err
+// noted are the ids of the connections whose servers something is remembered of.
+func (w *sweeper) noted() map[string]bool {
+	ids := make(map[string]bool)
+	w.mu.Lock()
+	for id := range w.asks {
+		ids[id] = true
 	}
-	return w.b.endOrphans(ctx, w.storage, c, orphans)
+	for id := range w.pauses {
+		ids[id] = true
+	}
+	w.mu.Unlock()
+	w.b.accounts.strangers.noted(ids)
+	w.b.accounts.index.noteAsked(ids)
+	return ids
+}
+
+// forget forgets all that is remembered of servers but their accounts. What is being
+// asked while it is forgotten is forgotten the next time.
+func (w *sweeper) forget(ids map[string]bool) {
+	w.mu.Lock()
+	for id := range ids {
+		delete(w.asks, id)
+		delete(w.pauses, id)
+	}
+	w.mu.Unlock()
+	w.b.accounts.strangers.forget(ids)
+	w.b.accounts.index.forgetAsked(ids)
+}
+
+// ask ends what a server has that nobody knows; unsure as in [serverLogins].
+func (w *sweeper) ask(ctx context.Context, c *connection) (unsure bool, err error) {
+	found, err := w.b.askServer(ctx, w.storage, c)
+	if err != nil {
+		return false, err
+	}
+	if names := slices.Concat(found.orphans, found.learned); len(names) > 0 && w.b.accounts.strangers.settled(c.ID) {
+		w.b.Logger().Warn("logins appear with this mount's id that it has not made: another Vault runs on a copy of its storage, or the server was restored from a backup",
+			"connection", c.Name, "usernames", names)
+		w.b.accounts.strangers.note(c.ID, names, w.b.now())
+	}
+	return found.unsure, w.b.endOrphans(ctx, w.storage, c, found.orphans)
 }
 
 // takeAsk reports whether it is time to ask a server, and notes that it is asked.
@@ -276,8 +311,9 @@ func (w *sweeper) takeAsk(server string) bool {
 }
 
 // asked notes when to ask next. After the first answer it is asked once more soon:
-// what another process of this mount had begun when it ended may come late.
-func (w *sweeper) asked(ctx context.Context, c *connection, err error) {
+// what another process of this mount had begun when it ended may come late. And it is
+// asked soon while what it has cannot be judged.
+func (w *sweeper) asked(ctx context.Context, c *connection, unsure bool, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	switch {
@@ -286,9 +322,10 @@ func (w *sweeper) asked(ctx context.Context, c *connection, err error) {
 		if ctx.Err() == nil {
 			w.b.Logger().Warn("logins without a record were not looked for", "connection", c.Name, "error", err)
 		}
-	case !w.answered[c.ID]:
-		w.answered[c.ID] = true
+	case w.b.accounts.strangers.answered(c.ID):
 		w.asks[c.ID] = w.b.now().Add(ambiguousWait)
+	case unsure:
+		w.asks[c.ID] = w.b.now().Add(askAgain)
 	}
 }
 

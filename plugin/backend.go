@@ -23,14 +23,9 @@ const DefaultVersion = "v0.1.0"
 // is refused: reading it with an older one could lose accounts.
 //
 // 2: servers keep records of logins, which version 1 would take for orphans.
-const schemaVersion = 2
-
-var _ logical.Factory = Factory
-
-// Factory makes the engine for one mount; it reports [DefaultVersion].
-func Factory(ctx context.Context, conf *logical.BackendConfig) (logical.Backend, error) {
-	return FactoryFor(DefaultVersion)(ctx, conf)
-}
+// 3: a rotation that was begun for a connection's own user stands under the
+// connection's id, where version 2 would not find the password that may work.
+const schemaVersion = 3
 
 // FactoryFor returns a factory of engines that report version. Vault takes
 // semantic versions only, so anything else is reported as [DefaultVersion].
@@ -42,7 +37,7 @@ func FactoryFor(version string) logical.Factory {
 		version = "v" + parsed.String()
 	}
 	return func(ctx context.Context, conf *logical.BackendConfig) (logical.Backend, error) {
-		b := newBackend(version, systemClock())
+		b := newBackend(version, systemClock(), systemUptime())
 		if err := b.Setup(ctx, conf); err != nil {
 			return nil, fmt.Errorf("set up: %w", err)
 		}
@@ -56,6 +51,8 @@ type backend struct {
 
 	version string
 	now     func() time.Time
+	uptime  func() uptime
+	began   clockPoint
 
 	// refusal is set when the storage cannot be used by this version; every
 	// request is then answered with it.
@@ -96,10 +93,12 @@ type backend struct {
 
 var _ logical.Backend = (*backend)(nil)
 
-func newBackend(version string, now func() time.Time) *backend {
+func newBackend(version string, now func() time.Time, up func() uptime) *backend {
 	b := &backend{
 		version:     version,
 		now:         now,
+		uptime:      up,
+		began:       clockPoint{Wall: now().Round(0), Up: up()},
 		configLocks: newNameLocks(),
 		roleLocks:   newNameLocks(),
 		accounts:    accountState{index: newAccountIndex(now)},
@@ -214,6 +213,7 @@ func (b *backend) initialize(ctx context.Context, req *logical.InitializationReq
 	}
 	sweeper := newSweeper(b, req.Storage)
 	b.work.run(sweeper.sweep)
+	b.work.run(b.leaveServers)
 	b.work.run(func(ctx context.Context) { b.rotations.work(ctx, req.Storage) })
 	b.work.run(func(ctx context.Context) { b.enforceLockdown(ctx, req.Storage) })
 	b.work.run(func(ctx context.Context) { b.keepFacts(ctx, req.Storage) })

@@ -1,10 +1,9 @@
 package plugin
 
 import (
-	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
-	"net"
 	"sync"
 	"testing"
 	"time"
@@ -32,6 +31,10 @@ const (
 type clock struct {
 	mu     sync.Mutex
 	offset time.Duration
+	// set is what the wall clock was set by, which nothing else sees.
+	set time.Duration
+	// boot is another one after a start of the machine.
+	boot string
 	// advanced is told that time has jumped: what sleeps would not see it.
 	advanced func()
 }
@@ -39,7 +42,27 @@ type clock struct {
 func (c *clock) now() time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.set != 0 {
+		return time.Now().Round(0).Add(c.offset + c.set)
+	}
 	return time.Now().Add(c.offset)
+}
+
+func (c *clock) uptime() uptime {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	up := systemUptime()()
+	return uptime{Boot: up.Boot + c.boot, At: up.At + c.offset}
+}
+
+// step sets the wall clock.
+func (c *clock) step(d time.Duration) {
+	c.mu.Lock()
+	c.set += d
+	c.mu.Unlock()
+	if c.advanced != nil {
+		c.advanced()
+	}
 }
 
 func (c *clock) advance(d time.Duration) {
@@ -51,38 +74,20 @@ func (c *clock) advance(d time.Duration) {
 	}
 }
 
-// lockedBuffer takes the log of background work too.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
 // engine is a mounted engine on storage of its own.
 type engine struct {
 	*backend
 	t       *testing.T
 	storage logical.Storage
 	clock   *clock
-	log     *lockedBuffer
+	log     *testenv.Buffer
 }
 
 // newMount makes an engine; the sweeper runs only if initialize is asked for.
 func newMount(t *testing.T, storage logical.Storage) *engine {
 	t.Helper()
-	m := &engine{t: t, storage: storage, clock: &clock{}, log: &lockedBuffer{}}
-	m.backend = newBackend(DefaultVersion, m.clock.now)
+	m := &engine{t: t, storage: storage, clock: &clock{}, log: &testenv.Buffer{}}
+	m.backend = newBackend(DefaultVersion, m.clock.now, m.clock.uptime)
 	m.clock.advanced = m.rotations.poke
 	require.NoError(t, m.Setup(t.Context(), &logical.BackendConfig{
 		Logger: hclog.New(&hclog.LoggerOptions{Output: m.log, Level: hclog.Trace, JSONFormat: true}),
@@ -90,6 +95,9 @@ func newMount(t *testing.T, storage logical.Storage) *engine {
 	}))
 	t.Cleanup(func() {
 		m.clean(context.Background())
+		if t.Failed() {
+			t.Logf("log of the engine:\n%s", m.log.String())
+		}
 		require.NotContains(t, m.log.String(), "planted", "a secret is in the log")
 	})
 	return m
@@ -113,6 +121,18 @@ func (m *engine) start() {
 func (m *engine) tick() {
 	m.t.Helper()
 	require.NoError(m.t, m.periodic(m.t.Context(), &logical.Request{Operation: logical.RollbackOperation, Storage: m.storage}))
+}
+
+// ticksUntil lets time pass until the background work has done it. Time passes faster
+// than it does: what could not be done at the first try, on a machine with much else to
+// do, is put off for as long as ten minutes.
+func (m *engine) ticksUntil(done func() bool) {
+	m.t.Helper()
+	require.Eventually(m.t, func() bool {
+		m.clock.advance(time.Second)
+		m.tick()
+		return done()
+	}, 30*time.Second, 20*time.Millisecond)
 }
 
 func (m *engine) request(operation logical.Operation, path string, data map[string]any) (*logical.Response, error) {
@@ -200,13 +220,14 @@ func keys(t *testing.T, s logical.Storage, prefix string) []string {
 	return found
 }
 
-// blackHole takes connections and never answers.
-func blackHole(t *testing.T) string {
+// decode reads an answer the way the other side does.
+func decode[T any](t *testing.T, data map[string]any) T {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	content, err := json.Marshal(data)
 	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, listener.Close()) })
-	return listener.Addr().String()
+	var value T
+	require.NoError(t, json.Unmarshal(content, &value))
+	return value
 }
 
 // A mount written by a newer plugin is refused altogether, and left as it is.
@@ -259,7 +280,7 @@ func TestBackend_Answer(t *testing.T) {
 		require.Equal(t, test.status, coded.Code(), name)
 		require.NotContains(t, err.Error(), "planted")
 	}
-	m.log.b.Reset() // the log may say what the caller may not know
+	m.log.Reset() // the log may say what the caller may not know
 	for _, sentinel := range sentinels() {
 		_, err := m.answer(&logical.Request{}, nil, wrapped(sentinel))
 		require.True(t, err == sentinel, "%v", err) //nolint:errorlint // it must be bare

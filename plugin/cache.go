@@ -2,8 +2,11 @@ package plugin
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"sync"
 
+	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 )
 
@@ -24,6 +27,12 @@ type cache[T any] struct {
 
 func newCache[T any](load func(context.Context, logical.Storage, string) (*T, error), dropped func(*T)) *cache[T] {
 	return &cache[T]{load: load, dropped: dropped, values: make(map[string]*T)}
+}
+
+// exists tells whether the request is about something that is there already.
+func (c *cache[T]) exists(ctx context.Context, req *logical.Request, data *framework.FieldData) (bool, error) {
+	value, err := c.get(ctx, req.Storage, field[string](data, "name"))
+	return value != nil, err
 }
 
 // get returns the value, which nobody may change, or nil when there is none.
@@ -69,6 +78,13 @@ func (c *cache[T]) put(name string, value *T) {
 	if before != nil && before != value {
 		c.dropped(before)
 	}
+}
+
+// all lists the values that are known.
+func (c *cache[T]) all() []*T {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return slices.Collect(maps.Values(c.values))
 }
 
 // clear forgets everything.

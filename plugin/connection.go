@@ -33,6 +33,8 @@ type storedConnection struct {
 	DisableRotation    bool         `json:"disable_automated_rotation,omitempty"`
 	LastRootRotation   time.Time    `json:"last_root_rotation,omitzero"`
 	NextRootRotation   time.Time    `json:"next_root_rotation,omitzero"` // zero: never
+	RootPlanned        clockPoint   `json:"root_planned,omitzero"`       // when that was planned
+	RootFulfilled      demands      `json:"root_fulfilled,omitzero"`
 	SkipImportRotation bool         `json:"skip_static_role_import_rotation,omitempty"`
 	caps
 	RetiredAt time.Time `json:"retired_at,omitzero"`
@@ -79,14 +81,14 @@ func newConnection(stored storedConnection) (*connection, error) {
 	if c.product, err = productOf(stored.PluginName); err != nil {
 		return nil, err
 	}
+	// The details may be those of a connection in use.
+	c.Details = make(map[string]any, len(stored.Details))
 	for key, value := range stored.Details {
-		normal, err := c.product.normalize(key, value)
-		if err != nil {
+		if c.Details[key], err = c.product.normalize(key, value); err != nil {
 			return nil, err
 		}
-		stored.Details[key] = normal
 	}
-	if c.location, err = c.product.locate(stored); err != nil {
+	if c.location, err = c.product.locate(c.storedConnection); err != nil {
 		return nil, err
 	}
 	if c.digest, err = c.computeDigest(); err != nil {
@@ -147,6 +149,16 @@ func (c *connection) close() {
 	c.mu.Unlock()
 	if driver != nil {
 		driver.Close()
+	}
+}
+
+// leave ends the sessions that are kept for later.
+func (c *connection) leave() {
+	c.mu.Lock()
+	driver := c.driver
+	c.mu.Unlock()
+	if driver != nil {
+		account.Leave(driver)
 	}
 }
 

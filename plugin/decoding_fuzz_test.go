@@ -89,6 +89,7 @@ func FuzzConfigFields(f *testing.F) {
 			f.Add(uint8(plugin), body)
 		}
 	}
+	b := newBackend(DefaultVersion, func() time.Time { return start }, systemUptime())
 	f.Fuzz(func(t *testing.T, plugin uint8, body string) {
 		names := pluginNames()
 		base := map[string]any{
@@ -109,7 +110,7 @@ func FuzzConfigFields(f *testing.F) {
 		planted := strings.Contains(body, "planted") // the fuzzer may write it elsewhere
 		stored, err := mergeConfig(nil, "c", data)
 		if err == nil {
-			stored.planRoot(start)
+			b.planRoot(&stored)
 			_, err = newConnection(*copied(t, stored))
 		}
 		if err != nil {
@@ -119,7 +120,7 @@ func FuzzConfigFields(f *testing.F) {
 		}
 		c, err := newConnection(stored)
 		require.NoError(t, err)
-		again, err := newConnection(*copied(t, stored))
+		again, err := newConnection(*copied(t, c.storedConnection))
 		require.NoError(t, err)
 		require.Equal(t, c.digest, again.digest)
 		shown := encoded(t, c.shownDetails())
@@ -171,7 +172,7 @@ func FuzzRoleFields(f *testing.F) {
 	} {
 		f.Add(body)
 	}
-	fields := newBackend(DefaultVersion, time.Now).Route("roles/app").Fields
+	fields := newBackend(DefaultVersion, time.Now, systemUptime()).Route("roles/app").Fields
 	f.Fuzz(func(t *testing.T, body string) {
 		data := requestBody(t, body, fields, map[string]any{"db_name": "prod"})
 		if data == nil {
@@ -250,7 +251,7 @@ func FuzzPolicyFields(f *testing.F) {
 	} {
 		f.Add(body)
 	}
-	b := newBackend(DefaultVersion, time.Now)
+	b := newBackend(DefaultVersion, time.Now, systemUptime())
 	err := b.Setup(context.Background(), &logical.BackendConfig{Logger: hclog.NewNullLogger(), System: logical.TestSystemView()})
 	require.NoError(f, err)
 	f.Fuzz(func(t *testing.T, body string) {

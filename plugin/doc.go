@@ -1,5 +1,5 @@
 // Package plugin is the dbops secrets engine: everything that is a method on the
-// backend of one mount. [Factory] makes it; cmd/vault-plugin-secrets-dbops serves
+// backend of one mount. [FactoryFor] makes it; cmd/vault-plugin-secrets-dbops serves
 // it to Vault. Start reading at backend.go.
 //
 // # Paths
@@ -33,7 +33,9 @@
 //	retired/<id>         a connection that was deleted or re-pointed, until its last account is gone
 //	role/<name>          role
 //	static-role/<name>   static role, with its credential (seal-wrapped)
-//	rotation/<kind>/<name> a rotation that was begun, with the new credential (seal-wrapped)
+//	rotation/role/<name> a rotation of a static role that was begun, with the new credential (seal-wrapped)
+//	rotation/own/<id>    the same of a connection's own user, by the connection's id (seal-wrapped)
+//	rotation/all/<name>  that all static roles of a connection are to be rotated
 //	account/<group>/<id> one login that exists or may exist; the group is an operation or "creds"
 //	revocation/<id>      a login that could not be ended, and when to try again
 //	operation-receipt/<id>/ the receipt of an operation that has ended
@@ -53,7 +55,8 @@
 //   - PostgreSQL keeps the record of a login of creds/ itself, in the transaction
 //     that makes it: VALID UNTIL and a comment on the role, if the role has no
 //     statements of its own to renew or revoke. Servers are asked for those at
-//     start, once more soon after, and every ten minutes.
+//     start, once more soon after, and every ten minutes; every 20 s while they have
+//     a login that is over and may be another server's, which was not heard yet.
 //   - A login with this mount's id in its name and no record is ended; the servers
 //     are asked at start and every ten minutes. Two Vaults that share a copied
 //     storage share the id: do not let both reach the databases.

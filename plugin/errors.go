@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"regexp"
 	"strconv"
+	"strings"
 	"time"
 
+	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
@@ -24,7 +26,7 @@ import (
 // caller is told no more than the code internal.
 func (b *backend) answer(req *logical.Request, resp *logical.Response, err error) (*logical.Response, error) {
 	if err == nil && resp.IsError() {
-		err = validationError(resp)
+		err = b.validationError(req, resp)
 	}
 	if err == nil {
 		return resp, nil
@@ -66,13 +68,21 @@ func (b *backend) answer(req *logical.Request, resp *logical.Response, err error
 const longestRefusal = 4096
 
 // withoutPersonal is a refusal whose text, which stands in clear in audit devices,
-// repeats nothing from the request that looks personal, and no more of it than
-// fits: looking through a long text takes long.
+// repeats nothing from the request that looks personal.
 func withoutPersonal(refusal *wire.Error) *wire.Error {
 	clean := *refusal
-	clean.Reason = wire.RedactPersonal(shortenTo(refusal.Reason, longestRefusal))
-	clean.Hint = wire.RedactPersonal(shortenTo(refusal.Hint, longestRefusal))
+	clean.Reason, clean.Hint = readable(refusal.Reason, longestRefusal), readable(refusal.Hint, longestRefusal)
 	return &clean
+}
+
+// readable is a text for others to read: no more of it than limit, since looking
+// through a long one takes long, and nothing that looks personal. It is not cut
+// within a word, for half an address is none to who looks for addresses.
+func readable(text string, limit int) string {
+	if len(text) > limit {
+		text = text[:strings.LastIndexByte(text[:limit], ' ')+1] + "…"
+	}
+	return wire.RedactPersonal(text)
 }
 
 // longestRetryAfter bounds the header: vault/api sleeps as long as it says, so an
@@ -97,10 +107,13 @@ var validatedField = regexp.MustCompile(`for field "([^"]+)"`)
 
 // validationError is what the framework found wrong with a field's type. Its text
 // repeats the value and would be hashed in the audit device.
-func validationError(resp *logical.Response) error {
+func (b *backend) validationError(req *logical.Request, resp *logical.Response) error {
 	refusal := &wire.Error{Code: wire.CodeInvalid, Reason: "a field has a value of the wrong type"}
 	if found := validatedField.FindStringSubmatch(resp.Error().Error()); found != nil {
 		refusal.Field, refusal.Reason = found[1], "the value has the wrong type"
+		if path := b.Route(req.Path); path != nil && path.Fields[found[1]] != nil && path.Fields[found[1]].Type == framework.TypeDurationSecond {
+			return notDuration(found[1])
+		}
 	}
 	return refusal
 }

@@ -104,12 +104,13 @@ func newFactBook() *factBook {
 }
 
 // often reports whether facts like f can be many at a time: anybody causes refusals
-// as often as they like, one dead server fails every login on it, and the operations
+// as often as they like, whoever may ask for operations can cancel them as often, one dead server fails every login on it, and the operations
 // of a busy day end their retention together. Equal ones are
 // counted for a minute, and together they have only a part of the room.
 func often(f wire.Fact) bool {
 	switch f.EventType {
-	case wire.EventAccessDenied, wire.EventRateLimitExceeded, wire.EventUnauthorized, wire.EventRevocationFailed, wire.EventOperationPruned:
+	case wire.EventAccessDenied, wire.EventRateLimitExceeded, wire.EventUnauthorized, wire.EventRevocationFailed, wire.EventOperationPruned,
+		wire.EventCancelRequested:
 		return true
 	case wire.EventCredentialRotated:
 		return f.Outcome == wire.OutcomeFailure
@@ -446,21 +447,14 @@ func (b *backend) factsEnd(ctx context.Context, s logical.Storage) (wire.Chain, 
 
 // keepFacts stores facts until ctx ends, and then what is left.
 func (b *backend) keepFacts(ctx context.Context, s logical.Storage) {
-	ticker := time.NewTicker(factsEvery)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), factsStopTime)
-			defer cancel()
-			if err := b.storeFacts(last, s); err != nil {
-				b.Logger().Warn("the facts of the last second are lost", "error", err)
-			}
-			return
-		case <-ticker.C:
-			if err := b.storeFacts(ctx, s); err != nil && ctx.Err() == nil {
-				b.Logger().Error("facts cannot be stored and are tried again", "error", err)
-			}
+	for range rounds(ctx, factsEvery, nil) {
+		if err := b.storeFacts(ctx, s); err != nil && ctx.Err() == nil {
+			b.Logger().Error("facts cannot be stored and are tried again", "error", err)
 		}
+	}
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), factsStopTime)
+	defer cancel()
+	if err := b.storeFacts(last, s); err != nil {
+		b.Logger().Warn("the facts of the last second are lost", "error", err)
 	}
 }

@@ -13,25 +13,29 @@ import (
 )
 
 // systemClock is the time in builds made for tests (-tags dbopsfault): off by what
-// <program>.clock-offset beside the plugin's program holds when the process starts,
-// a duration like "-1h", and right without that file.
+// <program>.clock-offset beside the plugin's program holds, a duration like "-1h",
+// and right without that file. The file may be written at any time: to those who
+// read the clock it is set at that moment.
 func systemClock() func() time.Time {
 	program, err := os.Executable()
 	if err != nil {
 		panic(fmt.Sprintf("clock: %v", err))
 	}
-	content, err := os.ReadFile(program + ".clock-offset")
-	if errors.Is(err, fs.ErrNotExist) {
-		return time.Now
+	return func() time.Time {
+		content, err := os.ReadFile(program + ".clock-offset")
+		if errors.Is(err, fs.ErrNotExist) {
+			return time.Now()
+		}
+		if err != nil {
+			panic(fmt.Sprintf("clock: %v", err))
+		}
+		offset, err := time.ParseDuration(strings.TrimSpace(string(content)))
+		if err != nil {
+			panic(fmt.Sprintf("clock: %v", err))
+		}
+		// Without Go's own monotonic reading, which no setting of the clock changes.
+		return time.Now().Round(0).Add(offset)
 	}
-	if err != nil {
-		panic(fmt.Sprintf("clock: %v", err))
-	}
-	offset, err := time.ParseDuration(strings.TrimSpace(string(content)))
-	if err != nil {
-		panic(fmt.Sprintf("clock: %v", err))
-	}
-	return func() time.Time { return time.Now().Add(offset) }
 }
 
 // fault obeys a file in builds made for tests (-tags dbopsfault): <program>.fault

@@ -123,8 +123,8 @@ func TestPlan_OfALostClaim(t *testing.T) {
 	late, _ := planText()
 	resp, err := m.sendPlan("a1", op.ID, "1", late)
 	m.refused(wire.CodeStaleClaim, resp, err)
-	require.Equal(t, wire.Digest([]byte(theirs)), m.operation(op.ID).PlanDigest)
-	require.Equal(t, theirs, m.must(m.read(alice, "operations/"+op.ID+"/plan"))["text"])
+	require.Equal(t, wire.Digest([]byte(storedPlan(theirs))), m.operation(op.ID).PlanDigest)
+	require.Equal(t, storedPlan(theirs), m.must(m.read(alice, "operations/"+op.ID+"/plan"))["text"])
 }
 
 // A finish that is refused leaves no report behind.
@@ -225,4 +225,101 @@ func TestFreeText_TooLong(t *testing.T) {
 			require.Less(t, len(err.Error()), 1<<14)
 		})
 	}
+}
+
+// Wherever a long refusal is cut, no part of an address is left of it.
+func TestWithoutPersonal_Cut(t *testing.T) {
+	t.Parallel()
+	const address = "jane@example.com"
+	for before := longestRefusal - len(address); before <= longestRefusal; before++ {
+		text := strings.Repeat("x", before-1) + " " + address + " and more"
+		clean := withoutPersonal(&wire.Error{Reason: text, Hint: text})
+		for _, text := range []string{clean.Reason, clean.Hint} {
+			require.NotContains(t, text, "jane", "%d bytes before", before)
+			require.LessOrEqual(t, len(text), longestRefusal+len("…"))
+		}
+	}
+	long := withoutPersonal(&wire.Error{Reason: "it has " + strings.Repeat("x", longestRefusal)})
+	require.Equal(t, "it has …", long.Reason)
+	whole := strings.Repeat("x", longestRefusal)
+	require.Equal(t, whole, withoutPersonal(&wire.Error{Reason: whole}).Reason)
+}
+
+// An agent that takes what is to be cleaned, has a login for it and falls silent, or
+// holds the claim for ever, gets no more logins on the target than one that says that it
+// failed: in the end a person has to look.
+func TestCleanup_OfASilentAgentEnds(t *testing.T) {
+	t.Parallel()
+	for name, silent := range map[string]func(m *desk, id, fence string){
+		"falls silent": func(m *desk, _, _ string) { m.clock.pass(2 * defaultGrace) },
+		"never ends": func(m *desk, id, fence string) {
+			for range 5*60 + 1 {
+				m.clock.pass(50 * time.Second)
+				if len(m.poll("a1", id+":"+fence).Drop) > 0 {
+					return
+				}
+				require.NoError(m.t, m.b.enforceDeadlines(t.Context(), m.storage))
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m := newDesk(t)
+			id, fence := m.running()
+			m.must(m.work("a1", id, "finish", "fence", fence, "outcome", "failed", "code", "engine", "cleanup_needed", true))
+			claims := 0
+			for range 3 * maxCleanupAttempts {
+				m.settle()
+				m.clock.pass(10 * time.Minute)
+				for _, claim := range m.poll("a1").Claims {
+					claims++
+					require.Equal(t, wire.PhaseCleanup, claim.Phase)
+					m.must(m.work("a1", id, "accounts/target", "fence", claim.Fence))
+					silent(m, id, claim.Fence)
+				}
+			}
+			require.Equal(t, maxCleanupAttempts, claims)
+			m.settle()
+			m.settle()
+			require.Empty(t, m.db.openAccounts())
+			require.Equal(t, "failed", m.must(m.read("", "all/operations/"+id))["cleanup"])
+			require.Equal(t, "failed", m.receipt(id).Predicate.Attested.End.Cleanup)
+		})
+	}
+}
+
+// What an agent says of a server is compared with what the server tells Vault: a server
+// by another name would have other policies. Nothing of it is believed for later.
+func TestPlan_OfAnotherServerThanVaultSees(t *testing.T) {
+	t.Parallel()
+	for _, side := range []string{"prod", "staging"} {
+		m := newDesk(t)
+		op := m.clone()
+		fence := m.poll("a1").Claims[0].Fence
+		m.db.identify(side, wire.ServerIdentity{Engine: wire.EnginePostgres, Server: "6666", Database: "shop"})
+		text, _ := planText()
+		answer := into[wire.PlanResponse](m, m.must(m.sendPlan("a1", op.ID, fence, text)))
+		require.Equal(t, wire.StateDenied, answer.State)
+		require.Contains(t, answer.Decision.Reason, side)
+		require.Nil(t, m.must(m.read("", "connections/"+side))["identity"])
+	}
+}
+
+// An agent that tells of a switch before the shape was confirmed has switched nothing:
+// people can still cancel, and falling silent makes no success of it.
+func TestEvents_SwitchOfNothing(t *testing.T) {
+	t.Parallel()
+	m := newDesk(t)
+	op := m.clone()
+	fence := m.poll("a1").Claims[0].Fence
+	text, _ := planText()
+	fence = into[wire.PlanResponse](m, m.must(m.sendPlan("a1", op.ID, fence, text))).Claim.Fence
+	m.must(m.work("a1", op.ID, "accounts/target", "fence", fence))
+	chain := &testChain{agent: "a1", epoch: 1}
+	m.must(m.events("a1", op.ID, chain.event(m.operation(op.ID), step(wire.EventStepFinished, wire.StepSwitch, "success"))))
+	require.Equal(t, true, m.must(m.write(alice, "operations/"+op.ID+"/cancel"))["cancel_requested"])
+	m.clock.pass(2 * defaultGrace)
+	m.settle()
+	require.Equal(t, wire.StateFailed, m.operation(op.ID).State)
+	require.Equal(t, wire.CodeAgentLost, m.operation(op.ID).Result.Code)
 }

@@ -32,7 +32,8 @@ type lockdownRecord struct {
 	At     time.Time     `json:"locked_at,omitzero"`
 	By     lockdownParty `json:"locked_by,omitzero"`
 	Reason string        `json:"reason,omitempty"`
-	// RotateSince: credentials not rotated since then are rotated; zero: none.
+	// RotateSince is when it was asked that credentials be rotated, and which asking
+	// that was; zero: they are not.
 	RotateSince time.Time `json:"rotate_since,omitzero"`
 	// BreakGlass is what was set when it was locked.
 	BreakGlass *breakGlass          `json:"break_glass,omitempty"`

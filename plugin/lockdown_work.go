@@ -33,15 +33,7 @@ type lockdownSearch struct {
 // enforceLockdown does what a lockdown says until the instance is cleaned up. All
 // of it can be repeated: it is done again after a restart.
 func (b *backend) enforceLockdown(ctx context.Context, s logical.Storage) {
-	ticker := time.NewTicker(lockdownRound)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-		case <-b.lockdown.wake:
-		}
+	for range rounds(ctx, lockdownRound, b.lockdown.wake) {
 		state, err := b.lockdownRecord(ctx, s)
 		if err != nil {
 			if ctx.Err() == nil {
@@ -124,8 +116,7 @@ func (r *operationRecord) stopForLockdown(result wire.Result, now time.Time) err
 	case !r.State.Final():
 		return r.endByPlugin(wire.StateCancelled, result, now)
 	case r.Claim != nil:
-		r.endClaim(now)
-		r.CleanupSince = now
+		r.cleanupLost(now)
 		return nil
 	default:
 		return errUnchanged
@@ -214,16 +205,16 @@ func (b *backend) searchServer(ctx context.Context, s logical.Storage, c *connec
 	}
 	// A request that was let in before may be making a login right now.
 	settled := b.lockdown.inFlight.Load() == 0
-	orphans, others, err := b.askServer(ctx, s, c)
+	found, err := b.askServer(ctx, s, c)
 	if err != nil {
 		return false, err
 	}
-	if err := b.endOrphans(ctx, s, c, orphans); err != nil {
+	if err := b.endOrphans(ctx, s, c, found.orphans); err != nil {
 		return false, err
 	}
 	// Another connection's logins may be copies on a server of their own, which are
 	// ended once it has ended its own.
-	return settled && len(orphans)+others == 0 && b.accountsAt()[c.ID] == 0, nil
+	return settled && len(found.orphans)+len(found.learned)+found.others == 0 && b.accountsAt()[c.ID] == 0, nil
 }
 
 // accountsAt counts the accounts that are known, by connection id.
@@ -345,7 +336,7 @@ func (b *backend) rotationsOf(ctx context.Context, s logical.Storage, state *loc
 		if err != nil {
 			return nil, err
 		}
-		if r != nil && r.LastRotation.Before(state.RotateSince) {
+		if r != nil && !r.Fulfilled.Lockdown.Equal(state.RotateSince) {
 			wanted = append(wanted, staticRoleKey(name))
 		}
 	}
@@ -353,7 +344,7 @@ func (b *backend) rotationsOf(ctx context.Context, s logical.Storage, state *loc
 	if err != nil {
 		return nil, err
 	}
-	if current != nil && current.LastRootRotation.Before(state.RotateSince) && current.rotatableRoot() == nil {
+	if current != nil && !current.RootFulfilled.Lockdown.Equal(state.RotateSince) && current.rotatableRoot() == nil {
 		wanted = append(wanted, rootKey(c.Name))
 	}
 	return wanted, nil

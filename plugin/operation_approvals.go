@@ -80,7 +80,22 @@ func (r *operationRecord) approvals(known *people, now time.Time) ([]wire.Approv
 	if err != nil {
 		return nil, nil, err
 	}
+	for i, why := range approval.Verdicts(q) {
+		given[i].NotCounted = why
+	}
 	return given, approval.Status(q), nil
+}
+
+// judged notes which approvals counted when a login that reaches data was asked for. Its
+// receipt says so: nobody can ask identity about that time later.
+func (r *operationRecord) judged(q *approval.Question) {
+	if q == nil || len(q.Given) != len(r.Given) {
+		return
+	}
+	for i, why := range approval.Verdicts(*q) {
+		r.Given[i].NotCounted = why
+	}
+	r.ApprovalsAt = q.Now.UTC()
 }
 
 // awaitApproval ends the planning claim and leaves the rest to people.
@@ -128,20 +143,21 @@ func (r *operationRecord) overdueApproval(now time.Time) func(*operationRecord) 
 }
 
 // checkApprovals refuses when approvals that the plan needs do not count: never
-// given, expired, or their giver is not a member any more.
-func (b *backend) checkApprovals(r *operationRecord) error {
+// given, expired, or their giver is not a member any more. It returns what they were
+// judged by.
+func (b *backend) checkApprovals(r *operationRecord) (*approval.Question, error) {
 	if len(r.Decision.Approvals) == 0 {
-		return nil
+		return nil, nil
 	}
 	q, err := r.question(b.people(), b.now())
 	if err != nil {
-		return err
+		return nil, err
 	}
 	missing := approval.Missing(approval.Status(q))
 	if len(missing) == 0 {
-		return nil
+		return &q, nil
 	}
-	return &wire.Error{
+	return &q, &wire.Error{
 		Code: wire.CodeDenied, Policy: missing[0].Policy, Rule: policy.RuleApprovals,
 		Reason: "the plan's approvals do not count: " + needsText(missing), Hint: "ask again and have the new plan approved",
 	}
@@ -156,10 +172,10 @@ func needsText(all []wire.ApprovalStatus) string {
 }
 
 // checkGround refuses when what the plan was decided on has changed, or its
-// approvals do not count any more.
-func (b *backend) checkGround(ctx context.Context, s logical.Storage, r *operationRecord) error {
+// approvals do not count any more, and returns what these were judged by.
+func (b *backend) checkGround(ctx context.Context, s logical.Storage, r *operationRecord) (*approval.Question, error) {
 	if err := b.checkPins(ctx, s, r); err != nil {
-		return err
+		return nil, err
 	}
 	return b.checkApprovals(r)
 }
@@ -170,7 +186,7 @@ func (b *backend) checkGround(ctx context.Context, s logical.Storage, r *operati
 func (b *backend) mayRun(ctx context.Context, s logical.Storage, r *operationRecord) bool {
 	err := b.checkPins(ctx, s, r)
 	if err == nil {
-		if err = b.checkApprovals(r); err == nil {
+		if _, err = b.checkApprovals(r); err == nil {
 			return true
 		}
 		var missing *wire.Error
@@ -185,6 +201,10 @@ func (b *backend) mayRun(ctx context.Context, s logical.Storage, r *operationRec
 		}
 	} else {
 		err = b.endWaiting(ctx, s, r.ID, err)
+		var refused *wire.Error
+		if errors.As(err, &refused) && refused.Rule == policy.RuleAllowedHours && !refused.RetryAt.IsZero() {
+			err = b.awaitHours(ctx, s, r)
+		}
 	}
 	var why *wire.Error
 	if err != nil && !errors.Is(err, errUnchanged) && !errors.As(err, &why) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
@@ -16,16 +17,9 @@ const watchInterval = time.Second
 
 // watchDeadlines looks at deadlines until the instance is cleaned up.
 func (b *backend) watchDeadlines(ctx context.Context, s logical.Storage) {
-	ticker := time.NewTicker(watchInterval)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-			if err := b.enforceDeadlines(ctx, s); err != nil && !errors.Is(err, context.Canceled) {
-				b.Logger().Error("deadlines of operations were not enforced", "error", err)
-			}
+	for range rounds(ctx, watchInterval, nil) {
+		if err := b.enforceDeadlines(ctx, s); err != nil && !errors.Is(err, context.Canceled) {
+			b.Logger().Error("deadlines of operations were not enforced", "error", err)
 		}
 	}
 }
@@ -44,9 +38,9 @@ func (b *backend) enforceDeadlines(ctx context.Context, s logical.Storage) error
 	now := b.now().UTC()
 	var errs []error
 	for _, r := range busy {
-		if b.overdue(r, now) != nil {
+		if b.overdue(ctx, s, r, now) != nil {
 			ended, err := b.updateOperation(ctx, s, r.ID, func(r *operationRecord) error {
-				if act := b.overdue(r, now); act != nil {
+				if act := b.overdue(ctx, s, r, now); act != nil {
 					return act(r)
 				}
 				return errUnchanged
@@ -72,7 +66,7 @@ func (b *backend) enforceDeadlines(ctx context.Context, s logical.Storage) error
 var errUnchanged = errors.New("unchanged")
 
 // overdue returns what has to happen to the operation now, or nil.
-func (b *backend) overdue(r *operationRecord, now time.Time) func(*operationRecord) error {
+func (b *backend) overdue(ctx context.Context, s logical.Storage, r *operationRecord, now time.Time) func(*operationRecord) error {
 	o := b.ops
 	o.mu.RLock()
 	started := o.started.UTC()
@@ -87,17 +81,11 @@ func (b *backend) overdue(r *operationRecord, now time.Time) func(*operationReco
 		if act := r.overdueApproval(now); act != nil {
 			return act
 		}
-		if at := b.hoursOpen(r, now); !at.Equal(r.NotBefore) {
-			return func(r *operationRecord) error {
-				r.NotBefore = at
-				return nil
-			}
+		if at := b.hoursOpen(r, r.Decision.Policies, now); !at.Equal(r.NotBefore) {
+			return notBefore(at)
 		}
 		if (r.State == wire.StateRequested || r.State == wire.StateQueued) && now.Sub(latest(r.UpdatedAt, started, r.NotBefore)) > maxWait {
-			return func(r *operationRecord) error {
-				r.Result = &wire.Result{Code: wire.CodeExpired, Reason: "no agent took it in time", Hint: "is an agent running that policies and both connections permit and that has a working audit device?"}
-				return r.become(wire.StateExpired, now)
-			}
+			return b.overdueWait(ctx, s, r, now)
 		}
 		return nil
 	}
@@ -105,6 +93,12 @@ func (b *backend) overdue(r *operationRecord, now time.Time) func(*operationReco
 		return func(r *operationRecord) error { return b.loseAgent(r, now) }
 	}
 	if r.Claim.Phase == wire.PhaseCleanup {
+		if now.Sub(r.Claim.ClaimedAt) > defaultMaxDuration+deadlineSlack {
+			return func(r *operationRecord) error {
+				r.cleanupLost(now)
+				return nil
+			}
+		}
 		return nil
 	}
 	if now.Sub(r.StartedAt) > r.maxDuration()+deadlineSlack {
@@ -115,17 +109,94 @@ func (b *backend) overdue(r *operationRecord, now time.Time) func(*operationReco
 	return nil
 }
 
-// hoursOpen is when allowed_hours let a queued operation run that is outside of them,
-// or was while it waited; zero for any other. The time is set once for each wait, so
-// that an operation which no agent takes in those hours either does not wait for ever.
-func (b *backend) hoursOpen(r *operationRecord, now time.Time) time.Time {
+// overdueWait is what happens to an operation that no agent took in time. Hours of a
+// policy that its plan did not know are looked at only now, once, and when an agent
+// wanted it ([backend.awaitHours]): that asks identity.
+func (b *backend) overdueWait(ctx context.Context, s logical.Storage, r *operationRecord, now time.Time) func(*operationRecord) error {
+	policies := b.policiesNow(ctx, s, r)
+	if at := b.hoursOpen(r, policies, now); !at.Equal(r.NotBefore) {
+		return notBefore(at)
+	}
+	return func(r *operationRecord) error {
+		r.Result = b.notTaken(r, policies, now)
+		return r.become(wire.StateExpired, now)
+	}
+}
+
+func notBefore(at time.Time) func(*operationRecord) error {
+	return func(r *operationRecord) error {
+		r.NotBefore = at
+		return nil
+	}
+}
+
+// policiesNow are the policies that speak about an operation as things are; those that
+// decided on it where that cannot be told.
+func (b *backend) policiesNow(ctx context.Context, s logical.Storage, r *operationRecord) []string {
+	sides, err := b.operationSides(ctx, s, r.Operation)
+	if err != nil {
+		return r.Decision.Policies
+	}
+	who, err := b.identifyEntity(r.Requester.EntityID)
+	if err != nil {
+		return r.Decision.Policies
+	}
+	ask := b.policyRequest(who, r.Kind, sides)
+	ask.Estimates = r.Estimates
+	if names := b.ops.policySet().Evaluate(ask, b.now()).Policies; len(names) > 0 {
+		return names
+	}
+	return r.Decision.Policies
+}
+
+// awaitHours notes when allowed_hours of the policies that apply now let a queued
+// operation run, which an agent has just not got because of them.
+func (b *backend) awaitHours(ctx context.Context, s logical.Storage, r *operationRecord) error {
+	if r.NotBefore.After(r.UpdatedAt) {
+		return nil
+	}
+	at := b.hoursOpen(r, b.policiesNow(ctx, s, r), b.now().UTC())
+	if at.Equal(r.NotBefore) {
+		return nil
+	}
+	_, err := b.updateOperation(ctx, s, r.ID, func(r *operationRecord) error {
+		if r.State != wire.StateQueued || r.Claim != nil {
+			return errUnchanged
+		}
+		return notBefore(at)(r)
+	})
+	return err
+}
+
+// hoursOpen is when allowed_hours of these policies let a queued operation run that is
+// outside of them, or was while it waited; zero for any other. The time is set once for
+// each wait, so that an operation which no agent takes in those hours either does not
+// wait for ever.
+func (b *backend) hoursOpen(r *operationRecord, policies []string, now time.Time) time.Time {
 	if r.State != wire.StateQueued || r.NotBefore.After(r.UpdatedAt) {
 		return r.NotBefore
 	}
-	if at, ok := b.ops.policySet().Opens(r.Decision.Policies, now); ok && at.After(now) {
+	if at, ok := b.ops.policySet().Opens(policies, now); ok && at.After(now) {
 		return at.UTC()
 	}
 	return r.NotBefore
+}
+
+// notTaken is the result of an operation that no agent took in time, as these policies
+// speak about it.
+func (b *backend) notTaken(r *operationRecord, policies []string, now time.Time) *wire.Result {
+	set := b.ops.policySet()
+	if _, ok := set.Opens(policies, now); r.State == wire.StateQueued && !ok {
+		return &wire.Result{
+			Code:   wire.CodeExpired,
+			Reason: "within two weeks there is no time at which allowed_hours of policies " + strings.Join(set.WithHours(policies), ", ") + " let it run",
+			Hint:   "change them so that they have a time in common, then ask again",
+		}
+	}
+	return &wire.Result{
+		Code: wire.CodeExpired, Reason: "no agent took it in time",
+		Hint: "is an agent running that policies and both connections permit and that has a working audit device?",
+	}
 }
 
 // loseAgent takes the claim from an agent that fell silent.
@@ -136,8 +207,7 @@ func (b *backend) loseAgent(r *operationRecord, now time.Time) error {
 	}
 	switch r.Claim.Phase {
 	case wire.PhaseCleanup:
-		r.endClaim(now)
-		r.CleanupSince = now
+		r.cleanupLost(now)
 		return nil
 	case wire.PhasePlanning:
 		if r.CancelRequested {
@@ -161,7 +231,14 @@ func (r *operationRecord) cancel(now time.Time) error {
 	if err := r.become(wire.StateCancelled, now); err != nil {
 		return err
 	}
-	r.Result = &wire.Result{Code: wire.CodeCancelled, Reason: "cancelled on request"}
+	reason := "cancelled on request"
+	if c := r.Cancellation; c != nil {
+		reason += " of " + c.Name
+		if c.Reason != "" {
+			reason += ": " + c.Reason
+		}
+	}
+	r.Result = &wire.Result{Code: wire.CodeCancelled, Reason: reason}
 	r.endClaim(now)
 	return nil
 }

@@ -199,24 +199,32 @@ func receiptOf(r *operationRecord, mount wire.ReceiptMount, head *wire.ReportHea
 		Mount: mount,
 		Request: wire.ReceiptRequest{
 			OperationID: r.ID, Kind: r.Kind, Source: r.Source, Target: r.Target, Options: r.Options, Requester: r.Requester,
-			Reason: r.Reason, RequestID: r.RequestID, Digest: r.ContentDigest, At: r.CreatedAt.UTC(),
+			Reason: wire.RedactPersonal(r.Reason), RequestID: wire.RedactPersonal(r.RequestID), Digest: r.ContentDigest, At: r.CreatedAt.UTC(),
 		},
 		Decision:   receiptDecision(r),
 		PlanDigest: r.PlanDigest, ShapeDigest: r.ShapeDigest, ShapeConfirmed: r.ShapeConfirmed,
 		Claims: r.PastClaims, ClaimsOmitted: r.ClaimsOmitted, AccountsOmitted: r.AccountsOmitted,
 		End: wire.ReceiptEnd{
-			State: r.State, By: r.EndedBy, Cancelled: r.CancelRequested, Switched: r.Switched, Cleanup: string(r.Cleanup),
-			StartedAt: r.StartedAt.UTC(), At: r.EndedAt.UTC(),
+			State: r.State, By: r.EndedBy, Cancelled: r.CancelRequested, Cancellation: r.Cancellation, Switched: r.Switched,
+			Cleanup: string(r.Cleanup), Acknowledged: r.Acknowledged, StartedAt: r.StartedAt.UTC(), At: r.EndedAt.UTC(),
 		},
 		Incomplete: !r.Kept, Supersedes: r.ReceiptDigest,
 	}
 	for _, g := range r.Given {
-		a.Approvals = append(a.Approvals, wire.ReceiptApproval{EntityID: g.EntityID, Name: g.Name, PlanDigest: g.PlanDigest, At: g.Time.UTC()})
+		a.Approvals = append(a.Approvals, wire.ReceiptApproval{
+			EntityID: g.EntityID, Name: g.Name, PlanDigest: g.PlanDigest, At: g.Time.UTC(), NotCounted: g.NotCounted,
+		})
 	}
+	a.ApprovalsCheckedAt = r.ApprovalsAt.UTC()
 	if p := r.Pins; p != nil {
 		a.Pins = map[string]string{
 			"config/" + r.Source: p.SourceConfig, "config/" + r.Target: p.TargetConfig,
 			"connections/" + r.Source: p.SourceFacts, "connections/" + r.Target: p.TargetFacts, "policies": p.Policies,
+		}
+		for _, l := range []pinnedLogin{p.SourceLogin, p.TargetLogin} {
+			if l.Role != "" {
+				a.Pins["roles/"+l.Role] = l.Digest
+			}
 		}
 	}
 	for _, past := range r.PastAccounts {

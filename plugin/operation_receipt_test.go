@@ -90,7 +90,8 @@ func TestReceipt_OfAClone(t *testing.T) {
 	require.Equal(t, wire.User{EntityID: alice, Name: "alice"}, a.Request.Requester)
 	require.Equal(t, []wire.ReceiptPolicy{{Name: "dev", Version: "1"}}, a.Decision.Policies)
 	require.Equal(t, "c1", a.Pins["config/prod"])
-	require.Len(t, a.Pins, 5)
+	require.Len(t, a.Pins, 7)
+	require.Equal(t, m.b.ops.operation(id).Pins.TargetLogin.Digest, a.Pins["roles/w"])
 	require.Equal(t, op.PlanDigest, a.PlanDigest)
 	require.Equal(t, op.ShapeDigest, a.ShapeDigest)
 	require.True(t, a.ShapeConfirmed)
@@ -517,7 +518,7 @@ func TestKeys_PrivateKeyNowhere(t *testing.T) {
 		require.Eventually(t, func() bool {
 			resp, err := m.read(alice, "operations/"+id+"/receipt")
 			return err == nil && resp != nil
-		}, 10*time.Second, 10*time.Millisecond)
+		}, 30*time.Second, 10*time.Millisecond)
 		for _, path := range []string{"keys", "info", "operations/" + id, "operations/" + id + "/receipt", "all/operations", "agents/a1", "policies/dev"} {
 			fmt.Fprintln(&answers, m.must(m.read(alice, path)))
 		}

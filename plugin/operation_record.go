@@ -39,6 +39,8 @@ const (
 	cleanupPending cleanupState = "pending" // wanted, perhaps claimed
 	cleanupDone    cleanupState = "done"
 	cleanupFailed  cleanupState = "failed" // given up; a person must look
+	// cleanupAcknowledged: given up, and a person says to have cleaned by hand.
+	cleanupAcknowledged cleanupState = "acknowledged"
 )
 
 // operationRecord is what is stored of an operation. Records in memory are never
@@ -51,6 +53,9 @@ type operationRecord struct {
 	// ContentDigest is the digest of what was asked for; a repeated request_id
 	// must have the same.
 	ContentDigest string `json:"content_digest"`
+	// RequestKey is what the request_id is known by where the one that is kept is not
+	// the one that was given; see [keyOfRequest].
+	RequestKey string `json:"request_key,omitempty"`
 
 	// AdmittedAt is the time at which it counts in the rate windows: that of the
 	// latest admission before it, where Vault's clock had gone back.
@@ -77,6 +82,9 @@ type operationRecord struct {
 	// Given are the approvals of the plan, one for each entity; wire.Operation
 	// shows them. Those that do not count any more stay.
 	Given []approval.Given `json:"given_approvals,omitempty"`
+	// ApprovalsAt is when a login that reaches data was last asked for, and it was noted
+	// which of them counted.
+	ApprovalsAt time.Time `json:"approvals_at,omitzero"`
 	// PlannedAt is when the plan was accepted.
 	PlannedAt time.Time `json:"planned_at,omitzero"`
 	// PlanFence and PlanLastPart recognise a repeated last part of the plan.
@@ -93,6 +101,8 @@ type operationRecord struct {
 	CleanupSince     time.Time    `json:"cleanup_since,omitzero"`
 	CleanupAttempts  int          `json:"cleanup_attempts,omitempty"`
 	CleanupNotBefore time.Time    `json:"cleanup_not_before,omitzero"`
+	// Acknowledged is who said that the target was cleaned by hand.
+	Acknowledged *acknowledgement `json:"cleanup_acknowledged,omitempty"`
 
 	// Pruned: its retention is over and it is being removed. For whoever reads it is
 	// gone; see retention.go.
@@ -119,6 +129,12 @@ type pins struct {
 	SourceFacts  string `json:"source_facts"`
 	TargetFacts  string `json:"target_facts"`
 	Policies     string `json:"policies"` // digest over names and versions of all that match
+	// SourceLogin and TargetLogin are what the logins that reach data are granted.
+	SourceLogin pinnedLogin `json:"source_login,omitzero"`
+	TargetLogin pinnedLogin `json:"target_login,omitzero"`
+	// SourceServer and TargetServer are the servers that the plan was made on.
+	SourceServer string `json:"source_server,omitempty"`
+	TargetServer string `json:"target_server,omitempty"`
 	// PolicyVersions are for the receipt; the digest is what is compared.
 	PolicyVersions map[string]string `json:"policy_versions,omitempty"`
 }
@@ -134,6 +150,14 @@ func (r *operationRecord) clone() (*operationRecord, error) {
 		return nil, fmt.Errorf("decode operation %s: %w", r.ID, err)
 	}
 	return next, nil
+}
+
+// requestKey is what the operation's request_id is known by, "" when it has none.
+func (r *operationRecord) requestKey() string {
+	if r.RequestKey != "" {
+		return r.RequestKey
+	}
+	return keyOfRequest(r.RequestID)
 }
 
 // become moves the operation to next, as the table in wire permits.
@@ -179,10 +203,20 @@ func (r *operationRecord) endClaim(now time.Time) {
 	r.UpdatedAt = now
 }
 
+// cleanupLost takes a cleanup claim from an agent that did not finish it. It is made
+// again, but not without end: each one comes with a login on the target.
+func (r *operationRecord) cleanupLost(now time.Time) {
+	r.endClaim(now)
+	r.CleanupSince = now
+	if r.CleanupAttempts >= maxCleanupAttempts {
+		r.Cleanup = cleanupFailed
+	}
+}
+
 // wantCleanup asks for a cleanup claim.
 func (r *operationRecord) wantCleanup(now time.Time) {
-	if r.Cleanup == cleanupNone || r.Cleanup == cleanupDone {
-		r.Cleanup, r.CleanupSince = cleanupPending, now
+	if r.Cleanup == cleanupNone || r.Cleanup == cleanupDone || r.Cleanup == cleanupAcknowledged {
+		r.Cleanup, r.CleanupSince, r.Acknowledged = cleanupPending, now, nil
 		r.ReceiptDue = r.ReceiptDue || r.ReceiptDigest != "" // what was attested is not all any more
 	}
 }
@@ -223,7 +257,7 @@ func (r *operationRecord) endByPlugin(next wire.State, result wire.Result, now t
 // maxDuration is how long planning and running may take together.
 func (r *operationRecord) maxDuration() time.Duration {
 	if d := r.Decision.MaxDuration; d > 0 {
-		return d
+		return min(d, longestDuration) // earlier versions took more
 	}
 	return defaultMaxDuration
 }

@@ -25,7 +25,7 @@ const (
 	prefixAgent      = "agent/"
 	prefixChain      = "agent-chain/"
 	prefixOperation  = "operation/"
-	prefixPlan       = "operation-plan/"   // <id>/head and <id>/<fence>-<n>
+	prefixPlan       = "operation-plan/"   // <id>/head and <id>/<fence>-<random>-<n>
 	prefixReport     = "operation-report/" // likewise
 )
 
@@ -62,7 +62,7 @@ type operationState struct {
 	operations  map[string]*operationRecord
 	busy        map[string]bool       // ids of operations with something to do
 	pruned      map[string]bool       // ids of operations that are being removed
-	requests    map[requestKey]string // operation by request_id
+	requests    map[requestKey]string // operation by what its request_id is known by
 	admitted    []admission
 	chains      map[string]chainRecord // by agent, read when first asked for
 	heard       map[string]agentHeard  // by agent
@@ -70,13 +70,14 @@ type operationState struct {
 	progress    map[string]wire.Progress
 	parts       map[string]*textParts // plans in transit, by operation
 	seen        map[string]seenServer // by connection
+	silent      map[sideKey]time.Time // since when servers do not say who they are
 	ending      map[string]bool       // operations whose accounts are being ended
 	endAfter    map[string]time.Time  // when to try again, by operation
 
 	watching bool // the watcher of deadlines runs
 }
 
-type requestKey struct{ entity, id string }
+type requestKey struct{ entity, key string }
 
 // admission is one entry of the rate windows.
 type admission struct {
@@ -103,7 +104,7 @@ type agentHeard struct {
 func newOperationState(accounts operationAccounts) *operationState {
 	return &operationState{
 		accounts: accounts, outer: locksutil.CreateLocks(), inner: locksutil.CreateLocks(),
-		entropy: ulid.Monotonic(rand.Reader, 0), dirty: map[string]bool{}, chains: map[string]chainRecord{}, heard: map[string]agentHeard{}, claimHeard: map[string]time.Time{},
+		entropy: ulid.Monotonic(rand.Reader, 0), dirty: map[string]bool{}, chains: map[string]chainRecord{}, heard: map[string]agentHeard{}, claimHeard: map[string]time.Time{}, silent: map[sideKey]time.Time{},
 		progress: map[string]wire.Progress{}, parts: map[string]*textParts{}, seen: map[string]seenServer{}, ending: map[string]bool{}, endAfter: map[string]time.Time{},
 	}
 }
@@ -261,8 +262,8 @@ func (o *operationState) place(r *operationRecord) {
 		o.admit(r.admission())
 	}
 	o.operations[r.ID] = r
-	if r.RequestID != "" {
-		o.requests[requestKey{r.Requester.EntityID, r.RequestID}] = r.ID
+	if key := r.requestKey(); key != "" {
+		o.requests[requestKey{r.Requester.EntityID, key}] = r.ID
 	}
 	if r.busy() {
 		o.busy[r.ID] = true
@@ -271,6 +272,7 @@ func (o *operationState) place(r *operationRecord) {
 		delete(o.endAfter, r.ID)
 	}
 	if r.Claim == nil {
+		o.forgetSilence(r.ID)
 		delete(o.claimHeard, r.ID)
 		delete(o.progress, r.ID)
 		delete(o.parts, r.ID)
@@ -287,12 +289,13 @@ func (o *operationState) remove(id string) {
 	}
 	delete(o.operations, id)
 	delete(o.busy, id)
+	o.forgetSilence(id)
 	delete(o.claimHeard, id)
 	delete(o.progress, id)
 	delete(o.parts, id)
 	delete(o.endAfter, id)
-	if r.RequestID != "" {
-		delete(o.requests, requestKey{r.Requester.EntityID, r.RequestID})
+	if key := r.requestKey(); key != "" {
+		delete(o.requests, requestKey{r.Requester.EntityID, key})
 	}
 }
 

@@ -19,6 +19,7 @@ type operationAccounts interface {
 	endOperationAccounts(ctx context.Context, s logical.Storage, operationID string, side wire.Side) error
 	endpoint(ctx context.Context, s logical.Storage, connection string) (wire.Endpoint, string, error)
 	serverIdentity(ctx context.Context, s logical.Storage, connection string) (wire.ServerIdentity, error)
+	operationLogin(ctx context.Context, s logical.Storage, connection, role string) (operationLogin, error)
 }
 
 var _ operationAccounts = (*backend)(nil)
@@ -31,6 +32,7 @@ func (b *backend) operationPaths() []*framework.Path {
 	paths = append(paths, b.requestPaths()...)
 	paths = append(paths, b.ownOperationPaths()...)
 	paths = append(paths, b.allOperationPaths()...)
+	paths = append(paths, b.acknowledgePaths()...)
 	paths = append(paths, b.approvalPaths()...)
 	paths = append(paths, b.agentPaths()...)
 	paths = append(paths, b.agentWorkPaths()...)

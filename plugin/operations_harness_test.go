@@ -100,7 +100,10 @@ type fakeAccounts struct {
 	endpoints  map[string]wire.Endpoint
 	configs    map[string]string
 	identities map[string]wire.ServerIdentity
-	open       map[string]accountRequest // by record id
+	seen       map[string]wire.ServerIdentity // what servers say that have no identity: as the agent has it
+	silent     map[string]bool                // servers that do not answer
+	grants     map[string]string              // by role, where it is not its name; "" takes the role away
+	open       map[string]accountRequest      // by record id
 	issued     int
 	endFails   error
 	issueFails error
@@ -244,12 +247,36 @@ func (p *processAccounts) serverIdentity(_ context.Context, _ logical.Storage, n
 	err = p.locked(func() error {
 		known, ok := p.identities[name]
 		if !ok {
-			return errors.New("connection refused")
+			known, ok = p.seen[name]
+		}
+		if !ok || p.silent[name] {
+			return &wire.Error{Code: wire.CodeUnavailable, Reason: "connection refused"}
 		}
 		identity = known
 		return nil
 	})
 	return identity, err
+}
+
+func (p *processAccounts) operationLogin(_ context.Context, _ logical.Storage, connection, role string) (l operationLogin, err error) {
+	err = p.locked(func() error {
+		grant, changed := p.grants[role]
+		switch {
+		case !changed:
+			grant = "GRANT " + role
+		case grant == "":
+			return &wire.Error{Code: wire.CodeConflict, Reason: fmt.Sprintf("role %q of connection %q does not exist", role, connection)}
+		}
+		l.PlannedLogin = wire.PlannedLogin{Connection: connection, Role: role, CredentialType: credentialPassword, Creation: []string{grant}}
+		l.Digest = wire.Digest([]byte(connection + role + grant))
+		return nil
+	})
+	return l, err
+}
+
+// grant changes what logins by a role are granted.
+func (f *fakeAccounts) grant(role, statement string) {
+	f.set(func(f *fakeAccounts) { f.grants[role] = statement })
 }
 
 // made is how many accounts there ever were.
@@ -327,7 +354,7 @@ func newDesk(t *testing.T) *desk {
 				"prod":    {Engine: wire.EnginePostgres, Host: "db1", Port: 5432, Database: "shop", SSLMode: "verify-full"},
 				"staging": {Engine: wire.EnginePostgres, Host: "db2", Port: 5432, Database: "shop", SSLMode: "verify-full"},
 			},
-			configs: map[string]string{"prod": "c1", "staging": "c2"}, identities: map[string]wire.ServerIdentity{}, open: map[string]accountRequest{}, at: map[string]time.Time{},
+			configs: map[string]string{"prod": "c1", "staging": "c2"}, identities: map[string]wire.ServerIdentity{}, seen: map[string]wire.ServerIdentity{}, silent: map[string]bool{}, grants: map[string]string{}, open: map[string]accountRequest{}, at: map[string]time.Time{},
 		},
 	}
 	m.db.now = m.clock.now
@@ -355,7 +382,7 @@ func (m *desk) restartLogged(log hclog.Logger) {
 	}
 	m.process = &process{}
 	m.storage = &processStorage{Storage: m.disk, process: m.process}
-	b := newBackend(DefaultVersion, m.clock.now)
+	b := newBackend(DefaultVersion, m.clock.now, systemUptime())
 	b.ops = newOperationState(&processAccounts{fakeAccounts: m.db, process: m.process, noteEnded: b.noteAccountEnded})
 	require.NoError(m.t, b.Setup(context.Background(), &logical.BackendConfig{
 		Logger: log, System: m.system, StorageView: m.storage, BackendUUID: "11111111-2222-3333-4444-555555555555",
@@ -414,11 +441,7 @@ func (m *desk) refused(code wire.Code, resp *logical.Response, err error) wire.E
 
 func into[T any](m *desk, data map[string]any) T {
 	m.t.Helper()
-	content, err := json.Marshal(data)
-	require.NoError(m.t, err)
-	var value T
-	require.NoError(m.t, json.Unmarshal(content, &value))
-	return value
+	return decode[T](m.t, data)
 }
 
 func (m *desk) clone(fields ...any) wire.Operation {
@@ -476,9 +499,39 @@ func planText(change ...func(*wire.ShapeHead, *wire.Estimates)) (text, shape str
 	return string(plan), string(content)
 }
 
+// storedPlan is a plan's text as it is kept and approved: the agent's, and the logins
+// that the plugin puts behind it.
+func storedPlan(text string) string {
+	login := func(side wire.Side, purpose wire.Purpose, connection, role string) operationLogin {
+		return operationLogin{PlannedLogin: wire.PlannedLogin{
+			Side: side, Purpose: purpose, Connection: connection, Role: role, CredentialType: credentialPassword, Creation: []string{"GRANT " + role},
+		}}
+	}
+	whole, err := withLogins(text, map[wire.Side]operationLogin{
+		wire.Source: login(wire.Source, wire.PurposeRead, "prod", "r"), wire.Target: login(wire.Target, wire.PurposeWrite, "staging", "w"),
+	})
+	if err != nil {
+		panic(err)
+	}
+	return whole
+}
+
 func (m *desk) sendPlan(agent, id, fence, text string) (*logical.Response, error) {
 	m.t.Helper()
+	m.answerAs(id, text)
 	return m.work(agent, id, "plan", "fence", fence, "part", "0", "parts", "1", "text", text)
+}
+
+// answerAs has the servers of an operation say to Vault what they have said to the
+// agent, but for those that a test has given another answer.
+func (m *desk) answerAs(id, text string) {
+	var plan wire.Plan
+	var head wire.ShapeHead
+	r := m.b.ops.operation(id)
+	if r == nil || json.Unmarshal([]byte(text), &plan) != nil || json.Unmarshal(plan.Shape, &head) != nil {
+		return // the plugin says what is wrong
+	}
+	m.db.set(func(f *fakeAccounts) { f.seen[r.Source], f.seen[r.Target] = head.Source, head.Target })
 }
 
 // running brings a new operation to its running claim on agent a1, the shape
@@ -543,7 +596,7 @@ func (m *desk) settle() {
 		m.b.ops.mu.RLock()
 		defer m.b.ops.mu.RUnlock()
 		return len(m.b.ops.ending) == 0 && m.b.receipts.idle()
-	}, 5*time.Second, time.Millisecond)
+	}, 30*time.Second, time.Millisecond)
 }
 
 func sidesOf(records []accountRequest) []string {

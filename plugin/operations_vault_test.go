@@ -21,6 +21,7 @@ import (
 type vaultDesk struct {
 	t     *testing.T
 	v     *testenv.VaultServer
+	db    *testenv.PostgresServer
 	agent *api.Client
 	alice *api.Client
 	chain *testChain
@@ -36,7 +37,7 @@ func newVaultDeskOn(t *testing.T, options testenv.VaultOptions) *vaultDesk {
 	db := database(t)
 	db.CreateDatabase("shop")
 	v := testenv.Vault(t, options)
-	d := &vaultDesk{t: t, v: v, chain: &testChain{agent: "a1", epoch: 1}}
+	d := &vaultDesk{t: t, v: v, db: db, chain: &testChain{agent: "a1", epoch: 1}}
 
 	d.put(v.Client, "sys/policies/acl/everything", "policy", `path "*" { capabilities = ["create","read","update","delete","list","sudo"] }`)
 	d.put(v.Client, "sys/auth/approle", "type", "approle")
@@ -104,18 +105,9 @@ func (d *vaultDesk) refused(code wire.Code, c *api.Client, path string, fields .
 	return *parsed
 }
 
-func decodeInto[T any](t *testing.T, data map[string]any) T {
-	t.Helper()
-	content, err := json.Marshal(data)
-	require.NoError(t, err)
-	var value T
-	require.NoError(t, json.Unmarshal(content, &value))
-	return value
-}
-
 func (d *vaultDesk) poll(held ...string) wire.PollResponse {
 	d.t.Helper()
-	return decodeInto[wire.PollResponse](d.t, d.put(d.agent, "dbops/agents/a1/poll",
+	return decode[wire.PollResponse](d.t, d.put(d.agent, "dbops/agents/a1/poll",
 		"version", 1, "boot", "b", "free_slots", 1, "held", held, "progress", []string{}, "audit_devices", "1").Data)
 }
 
@@ -144,7 +136,7 @@ func TestVault_WorkProtocol(t *testing.T) {
 	_, err := d.alice.Logical().Read("dbops/creds/prod")
 	require.Equal(t, wire.CodeDenied, wire.ParseError(err.Error()).Code)
 
-	op := decodeInto[wire.Operation](t, d.put(d.alice, "dbops/clone/prod/staging", "request_id", "r1").Data)
+	op := decode[wire.Operation](t, d.put(d.alice, "dbops/clone/prod/staging", "request_id", "r1").Data)
 	require.Equal(t, op.ID, d.put(d.alice, "dbops/clone/prod/staging", "request_id", "r1").Data["id"])
 	d.refused(wire.CodeRequestIDReused, d.alice, "dbops/clone/prod/staging", "request_id", "r1", "jobs", "4")
 	second := d.put(d.alice, "dbops/clone/prod/staging").Data["id"].(string)
@@ -169,8 +161,10 @@ func TestVault_WorkProtocol(t *testing.T) {
 
 	text, shape := planText(func(h *wire.ShapeHead, _ *wire.Estimates) {
 		h.Source.Database, h.Target.Database = "postgres", "shop"
+		h.Source.Server = d.db.Value("postgres", "select system_identifier from pg_control_system()")
+		h.Target.Server = h.Source.Server
 	})
-	plan := decodeInto[wire.PlanResponse](t, d.put(d.agent, mine+"/plan", "fence", "1", "part", "0", "parts", "1", "text", text).Data)
+	plan := decode[wire.PlanResponse](t, d.put(d.agent, mine+"/plan", "fence", "1", "part", "0", "parts", "1", "text", text).Data)
 	require.Equal(t, wire.StateRunning, plan.State)
 	fence := plan.Claim.Fence
 	d.refused(wire.CodeStaleClaim, d.agent, mine+"/accounts/source", "fence", "1")

@@ -9,6 +9,7 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/internal/approval"
 	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
 )
 
@@ -35,19 +36,20 @@ func (b *backend) pathAgentAccount(inspect bool) framework.OperationFunc {
 		if r.CancelRequested && claim.Phase != wire.PhaseCleanup && !r.ShapeConfirmed {
 			return nil, cancelRequested(r.ID) // nothing was begun that needs it for undoing
 		}
+		var judged *approval.Question
 		if claim.Phase == wire.PhaseRunning {
-			if err := b.checkGround(ctx, req.Storage, r); err != nil {
+			if judged, err = b.checkGround(ctx, req.Storage, r); err != nil {
 				var why *wire.Error
 				if errors.As(err, &why) {
-					return nil, b.failByPlugin(ctx, req.Storage, r.ID, agent, fence, wire.StepAccounts, why)
+					return nil, b.failByPlugin(ctx, req.Storage, r.ID, agent, fence, wire.StepAccounts, why, judged)
 				}
 				return nil, err
 			}
 		}
-		resp, err := b.leaseAccount(ctx, req, r, agent, fence, side, purpose)
+		resp, err := b.leaseAccount(ctx, req, r, agent, fence, side, purpose, judged)
 		var why *wire.Error
-		if errors.As(err, &why) && why.Code == wire.CodePlanChanged {
-			return nil, b.failByPlugin(ctx, req.Storage, r.ID, agent, fence, wire.StepAccounts, why)
+		if errors.As(err, &why) && why.Code == wire.CodePlanChanged && claim.Phase == wire.PhaseRunning {
+			return nil, b.failByPlugin(ctx, req.Storage, r.ID, agent, fence, wire.StepAccounts, why, judged)
 		}
 		return resp, err
 	}
@@ -56,7 +58,7 @@ func (b *backend) pathAgentAccount(inspect bool) framework.OperationFunc {
 // leaseAccount counts the account first, so that a crash in between never yields
 // more of them than are counted, then ends the one before and makes the new one.
 // No lock is held while the database is asked.
-func (b *backend) leaseAccount(ctx context.Context, req *logical.Request, r *operationRecord, agent, fence string, side wire.Side, purpose wire.Purpose) (*logical.Response, error) {
+func (b *backend) leaseAccount(ctx context.Context, req *logical.Request, r *operationRecord, agent, fence string, side wire.Side, purpose wire.Purpose, judged *approval.Question) (*logical.Response, error) {
 	connection := r.Source
 	if side == wire.Target {
 		connection = r.Target
@@ -69,6 +71,15 @@ func (b *backend) leaseAccount(ctx context.Context, req *logical.Request, r *ope
 		// Between the look at the pins and this one it may have been pointed elsewhere.
 		if err := r.checkPinned(side, config, facts); err != nil {
 			return nil, err
+		}
+		if err := b.checkServer(ctx, req.Storage, r, side, connection); err != nil {
+			return nil, err
+		}
+	}
+	if r.Claim != nil && r.Claim.Phase == wire.PhaseCleanup && r.Pins != nil {
+		// Another server has nothing of the run, and would be told to be clean.
+		if err := b.checkServer(ctx, req.Storage, r, side, connection); err != nil {
+			return nil, r.notCleaned(err, "point connection "+connection+" to the server that the run wrote to")
 		}
 	}
 	role := facts.Purposes[purpose]
@@ -94,21 +105,29 @@ func (b *backend) leaseAccount(ctx context.Context, req *logical.Request, r *ope
 			claim.Issued = map[wire.Side]int{}
 		}
 		claim.Issued[side]++
+		r.judged(judged)
 		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
 	number, phase := r.Claim.Issued[side], r.Claim.Phase
+	var login string
+	if phase != wire.PhasePlanning { // a cleanup too: what it gets was approved, or nothing is
+		login = r.Pins.login(side).Digest
+	}
 	if err := b.ops.accounts.endOperationAccounts(ctx, req.Storage, r.ID, side); err != nil {
 		return nil, b.notIssued(ctx, req.Storage, r, side, number, err)
 	}
 	ttl := min(claimTTL(phase), r.left(b.now()))
 	issued, err := b.ops.accounts.issueAccount(ctx, req.Storage, accountRequest{
-		Connection: connection, Role: role, Purpose: purpose, Side: side, OperationID: r.ID, Fence: fence, Config: config, TTL: ttl,
+		Connection: connection, Role: role, Purpose: purpose, Side: side, OperationID: r.ID, Fence: fence, Config: config, Login: login, TTL: ttl,
 		DisplayName: agent, EntityID: r.Requester.EntityID, ConnectionLimit: operationConnections,
 	})
 	if err != nil {
+		if phase == wire.PhaseCleanup {
+			err = r.notCleaned(err, "write the role as the plan shows it")
+		}
 		return nil, b.notIssued(ctx, req.Storage, r, side, number, err)
 	}
 	// While the database was asked the claim may have ended, or a second request
@@ -138,6 +157,19 @@ func (b *backend) leaseAccount(ctx context.Context, req *logical.Request, r *ope
 	return resp, nil
 }
 
+// notCleaned is err with the ways out where the target can be cleaned no more as the
+// run has left it.
+func (r *operationRecord) notCleaned(err error, mend string) error {
+	var why *wire.Error
+	if !errors.As(err, &why) || why.Code != wire.CodePlanChanged {
+		return err
+	}
+	return &wire.Error{
+		Code: why.Code, Reason: why.Reason,
+		Hint: mend + ", or clean the target by hand and say so: all/operations/" + r.ID + "/acknowledge",
+	}
+}
+
 // notIssued gives back the count of an account that was not made, because clients
 // repeat requests by themselves when a server is down, and returns cause with the
 // side in its code.
@@ -159,9 +191,6 @@ func (b *backend) notIssued(ctx context.Context, s logical.Storage, r *operation
 		return cause
 	}
 	sided := *e
-	sided.Code = wire.CodeSourceUnavailable
-	if side == wire.Target {
-		sided.Code = wire.CodeTargetUnavailable
-	}
+	sided.Code = sideUnavailable(side)
 	return &sided
 }

@@ -254,6 +254,9 @@ func (b *backend) followEvents(ctx context.Context, s logical.Storage, r *operat
 		if r.Claim == nil || r.Claim.Agent != agent || r.Claim.Phase != wire.PhaseRunning {
 			return errUnchanged
 		}
+		// Before, nothing was copied that could be in place. An agent that told so all the
+		// same would make its operation one that nobody can cancel, and that ends as a success.
+		switched := switched && r.ShapeConfirmed
 		moves := (verifying || switched) && r.State == wire.StateRunning
 		if !moves && (!switched || r.Switched) {
 			return errUnchanged

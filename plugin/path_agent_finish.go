@@ -40,15 +40,22 @@ func (b *backend) pathAgentFinish(ctx context.Context, req *logical.Request, d *
 	}
 	digest := wire.Digest(content)
 
+	var report *draftText
+	if claim, err := r.heldBy(agent, finish.Fence); err == nil && claim.Phase == wire.PhaseRunning && finish.Report != "" {
+		if report, err = draft(ctx, req.Storage, prefixReport+r.ID+"/", finish.Fence, finish.Report); err != nil {
+			return nil, err
+		}
+	}
 	now := b.now().UTC()
 	next, err := b.updateOperation(ctx, req.Storage, r.ID, func(r *operationRecord) error {
-		runs := r.Claim != nil && r.Claim.Phase == wire.PhaseRunning
-		if err := r.finish(agent, finish, digest, now); err != nil || !runs || finish.Report == "" {
+		_, lost := r.heldBy(agent, finish.Fence)
+		if err := r.finish(agent, finish, digest, now); err != nil || lost != nil || report == nil {
 			return err
 		}
 		// Not before: a finish that is refused leaves no report.
-		return putText(ctx, req.Storage, prefixReport+r.ID+"/", finish.Fence, finish.Report)
+		return report.publish(ctx, req.Storage)
 	})
+	b.settleDraft(ctx, req.Storage, r.ID, report, next != nil)
 	if err != nil && !errors.Is(err, errUnchanged) {
 		return nil, err
 	}
@@ -69,7 +76,8 @@ func readFinish(d *framework.FieldData) (wire.FinishRequest, error) {
 	text := func(field string) string { return fieldOf[string](d, field) }
 	f := wire.FinishRequest{
 		Fence: text("fence"), Outcome: wire.State(text("outcome")), Code: wire.Code(text("code")),
-		Reason: wire.RedactPersonal(shorten(text("reason"))), Hint: wire.RedactPersonal(shorten(text("hint"))), Step: wire.Step(text("step")),
+		// A finish must not fail for a long message, nor the record grow by it.
+		Reason: readable(text("reason"), maxTextBytes), Hint: readable(text("hint"), maxTextBytes), Step: wire.Step(text("step")),
 		Rows: text("rows"), Bytes: text("bytes"), Tables: text("tables"), Report: text("report"),
 		CleanupNeeded: fieldOf[bool](d, "cleanup_needed"),
 	}
@@ -98,10 +106,6 @@ func readFinish(d *framework.FieldData) (wire.FinishRequest, error) {
 	}
 	return f, nil
 }
-
-// shorten cuts a text that would make the record grow: a finish must not fail for
-// a long message.
-func shorten(text string) string { return shortenTo(text, maxTextBytes) }
 
 func shortenTo(text string, limit int) string {
 	if len(text) <= limit {
@@ -226,6 +230,6 @@ func (r *operationRecord) finishCleanup(f wire.FinishRequest, now time.Time) {
 		r.Result = &wire.Result{}
 	}
 	if f.Hint != "" {
-		r.Result.Hint = f.Hint
+		r.Result.CleanupHint = f.Hint // beside the operation's own, which still holds
 	}
 }

@@ -3,6 +3,7 @@ package plugin
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -11,6 +12,7 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/internal/approval"
 	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/internal/policy"
 	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
 )
@@ -130,10 +132,17 @@ func (b *backend) collect(id, fence string, part, parts int, text string) (whole
 
 // readPlan reads what the plugin needs of a plan's text.
 func readPlan(r *operationRecord, text string) (wire.Plan, wire.ShapeHead, error) {
-	var plan wire.Plan
-	if err := json.Unmarshal([]byte(text), &plan); err != nil {
+	var sent struct {
+		wire.Plan
+		Logins json.RawMessage `json:"logins"` // under whatever case: the decoder takes any
+	}
+	if err := json.Unmarshal([]byte(text), &sent); err != nil {
 		return wire.Plan{}, wire.ShapeHead{}, invalidField("text", "is not a plan: %s", jsonProblem(err))
 	}
+	if sent.Logins != nil {
+		return wire.Plan{}, wire.ShapeHead{}, invalidField("text", "a plan's logins are the plugin's to say")
+	}
+	plan := sent.Plan
 	if plan.Version != 1 {
 		return wire.Plan{}, wire.ShapeHead{}, invalidField("text", "plan version %d is not known", plan.Version)
 	}
@@ -175,10 +184,25 @@ func (b *backend) acceptPlan(ctx context.Context, s logical.Storage, r *operatio
 	if err != nil {
 		return nil, err
 	}
+	if decision.Allowed {
+		logins, err := b.runningLogins(ctx, s, sides)
+		if err != nil {
+			return nil, err
+		}
+		pinned.pinLogins(logins)
+		if text, err = withLogins(text, logins); err != nil {
+			return nil, err
+		}
+	}
 	if decision.Rule != policy.RuleServerIdentity {
 		if err := b.recordIdentities(ctx, s, sides); err != nil {
 			return nil, err
 		}
+	}
+	// Written before the lock is taken, which operations share: a large plan takes long.
+	written, err := draft(ctx, s, prefixPlan+r.ID+"/", fence, text)
+	if err != nil {
+		return nil, err
 	}
 	now := b.now().UTC()
 	next, err := b.updateOperation(ctx, s, r.ID, func(r *operationRecord) error {
@@ -186,9 +210,10 @@ func (b *backend) acceptPlan(ctx context.Context, s logical.Storage, r *operatio
 			return err
 		}
 		// Not before: an agent that has lost the claim replaces nobody's plan.
-		if err := putText(ctx, s, prefixPlan+r.ID+"/", fence, text); err != nil {
+		if err := written.publish(ctx, s); err != nil {
 			return err
 		}
+		// Over the agent's bytes and the logins behind them.
 		r.PlanDigest, r.ShapeDigest = wire.Digest([]byte(text)), wire.Digest(plan.Shape)
 		r.Estimates, r.Decision, r.Pins = &plan.Estimates, decision, pinned
 		r.PlanFence, r.PlanLastPart, r.PlannedAt = fence, lastPart, now
@@ -220,12 +245,27 @@ func (b *backend) acceptPlan(ctx context.Context, s logical.Storage, r *operatio
 		r.startClaim(agent, wire.PhaseRunning, now)
 		return nil
 	})
+	b.settleDraft(ctx, s, r.ID, written, next != nil)
 	if err != nil {
 		return nil, err
+	}
+	if next == nil {
+		return nil, errNoOperation(r.ID)
 	}
 	b.noteHeard(r.ID)
 	b.afterEnd(s, next)
 	return next, nil
+}
+
+// settleDraft settles a text of an operation. What that leaves behind goes with the
+// operation.
+func (b *backend) settleDraft(ctx context.Context, s logical.Storage, id string, d *draftText, recorded bool) {
+	if d == nil {
+		return
+	}
+	if err := d.settle(ctx, s, recorded && d.published); err != nil {
+		b.Logger().Warn("what nobody reads of a text was not removed", "operation_id", id, "error", err)
+	}
 }
 
 // afterEnd begins to end the accounts of an operation nobody holds any more, or to
@@ -262,6 +302,15 @@ func (b *backend) decideOnPlan(ctx context.Context, s logical.Storage, r *operat
 			return deny(wire.CodeDenied, policy.RuleServerIdentity,
 				fmt.Sprintf("connection %s led to another server before; if that is right, write connections/%s forget_identity=true", name, name))
 		}
+		own, err := b.ownLook(ctx, s, r.ID, side.side, name)
+		if err != nil {
+			return wire.Decision{}, nil, nil, err
+		}
+		if own != seen.Server {
+			// What an agent says of a server must not lead around the policies for it.
+			return deny(wire.CodeDenied, policy.RuleServerIdentity,
+				fmt.Sprintf("connection %s leads Vault to another server than the one the agent says to have inspected", name))
+		}
 		side.identity, side.inspected = &seen, true
 	}
 	if head.Source.Same(head.Target) {
@@ -289,6 +338,7 @@ func (b *backend) decideAgain(r *operationRecord, sides *operationSides, estimat
 	b.metrics.decided(decision)
 	pinned := &pins{
 		SourceConfig: sides.source.config, TargetConfig: sides.target.config, PolicyVersions: policyVersions(set.Policies(), decision.Policies),
+		SourceServer: sides.source.server(), TargetServer: sides.target.server(),
 	}
 	if pinned.SourceFacts, err = sides.source.facts.factsDigest(); err != nil {
 		return wire.Decision{}, nil, err
@@ -351,9 +401,23 @@ func (b *backend) checkPins(ctx context.Context, s logical.Storage, r *operation
 	if !decision.Allowed {
 		return refusal(decision)
 	}
+	logins, err := b.runningLogins(ctx, s, sides)
+	var unusable *wire.Error
+	switch {
+	case errors.As(err, &unusable): // and is not what was pinned
+	case err != nil:
+		return err
+	default:
+		now.pinLogins(logins)
+	}
 	switch was := r.Pins; {
 	case was == nil:
 		return planChanged("everything")
+	case was.SourceLogin == pinnedLogin{} || was.TargetLogin == pinnedLogin{}:
+		return &wire.Error{
+			Code: wire.CodePlanChanged, Reason: "the plan is one of an earlier version of the plugin, which did not say what logins are granted",
+			Hint: "ask again",
+		}
 	case was.SourceConfig != now.SourceConfig:
 		return planChanged("config/" + r.Source)
 	case was.TargetConfig != now.TargetConfig:
@@ -362,6 +426,14 @@ func (b *backend) checkPins(ctx context.Context, s logical.Storage, r *operation
 		return planChanged("connections/" + r.Source)
 	case was.TargetFacts != now.TargetFacts:
 		return planChanged("connections/" + r.Target)
+	case was.SourceLogin != now.SourceLogin:
+		return planChanged("roles/" + was.SourceLogin.Role)
+	case was.TargetLogin != now.TargetLogin:
+		return planChanged("roles/" + was.TargetLogin.Role)
+	case was.SourceServer != now.SourceServer:
+		return planChanged("the server behind connection " + r.Source)
+	case was.TargetServer != now.TargetServer:
+		return planChanged("the server behind connection " + r.Target)
 	case was.Policies != now.Policies:
 		return planChanged("a policy")
 	}
@@ -372,7 +444,7 @@ func (b *backend) checkPins(ctx context.Context, s logical.Storage, r *operation
 }
 
 func planChanged(what string) *wire.Error {
-	return &wire.Error{Code: wire.CodePlanChanged, Reason: what + " changed after the plan was decided on", Hint: "ask again"}
+	return &wire.Error{Code: wire.CodePlanChanged, Reason: what + " changed after the plan was decided on", Hint: "ask again: it is planned anew"}
 }
 
 // checkPinned refuses when what is known of one side now is not what the plan was
@@ -398,13 +470,15 @@ func (r *operationRecord) checkPinned(side wire.Side, config string, facts conne
 }
 
 // failByPlugin ends an operation whose agent asked for something that is refused
-// for good, and returns the refusal for the agent.
-func (b *backend) failByPlugin(ctx context.Context, s logical.Storage, id, agent, fence string, step wire.Step, why *wire.Error) error {
+// for good, and returns the refusal for the agent. Judged is what its approvals were
+// looked at by, nil when they were not.
+func (b *backend) failByPlugin(ctx context.Context, s logical.Storage, id, agent, fence string, step wire.Step, why *wire.Error, judged *approval.Question) error {
 	now := b.now().UTC()
 	next, err := b.updateOperation(ctx, s, id, func(r *operationRecord) error {
 		if _, err := r.heldBy(agent, fence); err != nil {
 			return err
 		}
+		r.judged(judged)
 		return r.fail(wire.Result{Code: why.Code, Reason: why.Reason, Hint: why.Hint, Step: step}, now)
 	})
 	if err != nil {
@@ -422,7 +496,7 @@ func (b *backend) acceptShape(ctx context.Context, s logical.Storage, r *operati
 	if wire.Digest([]byte(text)) != r.ShapeDigest {
 		return nil, b.failByPlugin(ctx, s, r.ID, agent, fence, wire.StepSnapshot, &wire.Error{
 			Code: wire.CodePlanChanged, Reason: "the source or the target is not what was planned any more", Hint: "ask again for a new plan",
-		})
+		}, nil)
 	}
 	if r.ShapeConfirmed {
 		return r, nil

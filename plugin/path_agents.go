@@ -149,16 +149,14 @@ func (b *backend) pathAgentWrite(ctx context.Context, req *logical.Request, d *f
 	if v, ok := fieldGiven[bool](d, "drain"); ok {
 		agent.Drain = v
 	}
-	if v, ok := fieldGiven[int](d, "grace"); ok {
-		agent.Grace = time.Duration(v) * time.Second
+	if err := setDuration(d, "grace", &agent.Grace); err != nil {
+		return nil, err
 	}
 	switch {
 	case agent.Accessor == "" && agent.EntityID == "":
 		return nil, invalidField("accessor", "accessor or entity_id must say how the agent logs in")
 	case agent.MaxOperations < 1 || agent.MaxOperations > 64:
 		return nil, invalidField("max_operations", "must be from 1 to 64")
-	case agent.Grace < 0:
-		return nil, invalidField("grace", "must not be negative")
 	}
 	if err := putStored(ctx, req.Storage, prefixAgent+name, agent); err != nil {
 		b.opsInvalidate(prefixAgent + name)

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -50,7 +49,7 @@ func TestAgent_WholeClone(t *testing.T) {
 	text, shape := planText()
 	answer := into[wire.PlanResponse](m, m.must(m.sendPlan("a1", op.ID, "1", text)))
 	require.Equal(t, wire.StateRunning, answer.State)
-	require.Equal(t, wire.Digest([]byte(text)), answer.PlanDigest)
+	require.Equal(t, wire.Digest([]byte(storedPlan(text))), answer.PlanDigest)
 	require.Equal(t, wire.Digest([]byte(shape)), answer.ShapeDigest)
 	require.True(t, answer.Decision.Allowed)
 	require.Equal(t, wire.PhaseRunning, answer.Claim.Phase)
@@ -92,7 +91,7 @@ func TestAgent_WholeClone(t *testing.T) {
 	require.Equal(t, wire.StateSucceeded, end.State)
 	require.Equal(t, "10", end.Result.Rows)
 	require.Equal(t, wire.Digest([]byte(`{"tables":[]}`)), end.Result.ReportDigest)
-	require.Equal(t, text, m.must(m.read(alice, "operations/"+op.ID+"/plan"))["text"])
+	require.Equal(t, storedPlan(text), m.must(m.read(alice, "operations/"+op.ID+"/plan"))["text"])
 	require.Equal(t, `{"tables":[]}`, m.must(m.read("", "all/operations/"+op.ID+"/report"))["text"])
 	require.Equal(t, "1001", m.must(m.read("", "connections/prod"))["identity"].(map[string]any)["server"])
 	require.Equal(t, wire.Chain{Epoch: "1", Seq: "3", Head: chain.head}, m.poll("a1").Chain)
@@ -167,315 +166,6 @@ func TestAgent_Binding(t *testing.T) {
 		resp, err := m.write("", "agents/"+name, "accessor", "x")
 		require.True(t, err != nil || resp.IsError(), name)
 	}
-}
-
-// A poll whose answer was lost gives the same claim again; the plugin's restart
-// changes nothing about that, and a claim that ended is dropped.
-func TestPoll_LostAnswerAndRestart(t *testing.T) {
-	t.Parallel()
-	m := newDesk(t)
-	op := m.clone()
-	first := m.poll("a1")
-	require.Equal(t, first.Claims, m.poll("a1").Claims)
-	require.Empty(t, m.poll("a2").Claims)
-	m.restart()
-	again := m.poll("a1")
-	require.Equal(t, first.Claims, again.Claims)
-	require.Empty(t, m.poll("a1", op.ID+":1").Claims)
-	require.Empty(t, m.poll("a1", op.ID+":1").Drop)
-
-	text, _ := planText()
-	running := into[wire.PlanResponse](m, m.must(m.sendPlan("a1", op.ID, "1", text)))
-	lost := m.poll("a1", op.ID+":1") // it did not get the answer to its plan
-	require.Empty(t, lost.Drop)
-	require.Len(t, lost.Claims, 1)
-	require.Equal(t, running.Claim.Fence, lost.Claims[0].Fence)
-	m.restart()
-	repeated := into[wire.PlanResponse](m, m.must(m.sendPlan("a1", op.ID, "1", text)))
-	require.Equal(t, running, repeated)
-
-	resp, err := m.work("a1", op.ID, "accounts/source", "fence", "1")
-	m.refused(wire.CodeStaleClaim, resp, err)
-	resp, err = m.work("a1", op.ID, "finish", "fence", "1", "outcome", "failed", "code", "engine")
-	m.refused(wire.CodeStaleClaim, resp, err)
-	m.must(m.work("a1", op.ID, "finish", "fence", "2", "outcome", "failed", "code", "engine", "reason", "no"))
-	require.Equal(t, []string{op.ID + ":2"}, m.poll("a1", op.ID+":2").Drop)
-}
-
-// No work goes to an agent without an audit device, without a free slot, in drain,
-// or that a connection does not permit; max_operations holds under parallel polls.
-func TestPoll_WhoGetsWork(t *testing.T) {
-	t.Parallel()
-	m := newDesk(t)
-	var ops []string
-	m.must(m.write("", "policies/dev", "targets", "staging*"))
-	for i := range 5 {
-		ops = append(ops, m.cloneInto(fmt.Sprint("staging", i)))
-	}
-	for _, audit := range []string{"0", "-1", "", "many"} {
-		require.Empty(t, m.pollWith("a1", 4, audit).Claims)
-	}
-	require.Empty(t, m.pollWith("a1", 0, "1").Claims)
-	m.must(m.write("", "agents/a1", "drain", true))
-	require.Empty(t, m.poll("a1").Claims)
-	m.must(m.write("", "agents/a1", "drain", false))
-	m.must(m.write("", "connections/prod", "agents", "a2,b*"))
-	require.Empty(t, m.poll("a1").Claims)
-	m.must(m.write("", "connections/prod", "agents", ""))
-	m.must(m.write("", "agents/a1", "max_operations", 3))
-	var wait sync.WaitGroup
-	for range 10 {
-		wait.Go(func() { m.poll("a1") })
-	}
-	wait.Wait()
-	polled := m.poll("a1")
-	require.Len(t, polled.Claims, 3)
-	for i, c := range polled.Claims { // oldest first
-		require.Equal(t, ops[i], c.OperationID)
-	}
-	require.Len(t, m.must(m.read("", "agents/a1"))["operations"], 3)
-	resp, err := m.handle("", logical.DeleteOperation, "agents/a1")
-	m.refused(wire.CodeConflict, resp, err)
-	resp, err = m.handle("", logical.DeleteOperation, "connections/prod")
-	m.refused(wire.CodeConflict, resp, err)
-	require.InDelta(t, 250, polled.NextPollMS, 51)
-	require.InDelta(t, 1000, m.pollWith("a2", 0, "1").NextPollMS, 201)
-}
-
-// One operation at a time works into a database, under whichever of its names,
-// and the next one starts when it has ended; parallel polls of two agents do not
-// get around it.
-func TestPoll_OneOperationPerTarget(t *testing.T) {
-	t.Parallel()
-	m := newDesk(t)
-	m.must(m.write("", "policies/dev", "targets", "staging*"))
-	first, second := m.clone(), m.clone()
-	other := m.cloneInto("staging9")
-	m.must(m.write("", "agents/a1", "max_operations", 3))
-	m.must(m.write("", "agents/a2", "max_operations", 3))
-	claims := make(chan string, 100)
-	var wait sync.WaitGroup
-	for i := range 10 {
-		wait.Go(func() {
-			for _, c := range m.poll([]string{"a1", "a2"}[i%2]).Claims {
-				claims <- c.OperationID
-			}
-		})
-	}
-	wait.Wait()
-	close(claims)
-	seen := map[string]bool{}
-	for id := range claims {
-		seen[id] = true
-	}
-	require.Equal(t, map[string]bool{first.ID: true, other: true}, seen)
-
-	text, _ := planText()
-	holder := m.operation(first.ID).Agent
-	into[wire.PlanResponse](m, m.must(m.sendPlan(holder, first.ID, "1", text))) // identities are known now
-	m.must(m.work(holder, first.ID, "finish", "fence", "2", "outcome", "failed", "code", "engine", "reason", "no"))
-	m.settle()
-	require.Len(t, m.poll("a1", other+":1").Claims, 1)
-	require.Equal(t, wire.StatePlanning, m.operation(second.ID).State)
-
-	// Another name of the same database is the same target.
-	alias := m.cloneInto("staging-too")
-	m.b.ops.mu.Lock()
-	facts := m.b.ops.connections["staging-too"]
-	facts.Identity = m.b.ops.connections["staging"].Identity
-	m.b.ops.connections["staging-too"] = facts
-	m.b.ops.mu.Unlock()
-	for _, c := range m.poll("a2").Claims {
-		require.NotEqual(t, alias, c.OperationID)
-	}
-}
-
-// All agents together stay below 200 polls a second.
-func TestPoll_PaceOfManyAgents(t *testing.T) {
-	t.Parallel()
-	m := newDesk(t)
-	for i := range 1000 {
-		m.b.ops.heard[fmt.Sprint("x", i)] = agentHeard{At: m.clock.now()}
-	}
-	require.InDelta(t, 5000, m.pollWith("a2", 0, "1").NextPollMS, 1100)
-}
-
-// An agent that falls silent while planning loses the claim; after three the
-// operation fails. Its old claim is worth nothing.
-func TestLostAgent_Planning(t *testing.T) {
-	t.Parallel()
-	m := newDesk(t)
-	op := m.clone()
-	for attempt := 1; attempt <= 3; attempt++ {
-		polled := m.poll("a1")
-		require.Len(t, polled.Claims, 1, attempt)
-		fence := polled.Claims[0].Fence
-		require.Equal(t, strconv.Itoa(attempt), fence)
-		m.must(m.work("a1", op.ID, "accounts/inspect/source", "fence", fence))
-		m.clock.pass(59 * time.Second)
-		m.settle()
-		require.Equal(t, wire.StatePlanning, m.operation(op.ID).State)
-		m.clock.pass(2 * time.Second)
-		m.settle()
-		m.settle()
-		require.Empty(t, m.db.openAccounts())
-		resp, err := m.work("a1", op.ID, "accounts/inspect/source", "fence", fence)
-		m.refused(wire.CodeStaleClaim, resp, err)
-		if attempt < 3 {
-			require.Equal(t, wire.StateRequested, m.operation(op.ID).State)
-		}
-	}
-	end := m.operation(op.ID)
-	require.Equal(t, wire.StateFailed, end.State)
-	require.Equal(t, wire.CodeAgentLost, end.Result.Code)
-}
-
-// An agent that falls silent while running: the operation fails, its accounts are
-// ended, and what it left is cleaned up by itself or, later, by another agent. The
-// grace begins anew with an instance of the plugin.
-func TestLostAgent_RunningThenCleanup(t *testing.T) {
-	t.Parallel()
-	m := newDesk(t)
-	m.must(m.write("", "agents/a1", "grace", "30s"))
-	id, fence := m.running()
-	require.Len(t, m.db.openAccounts(), 2)
-	m.clock.pass(25 * time.Second)
-	m.poll("a1", id+":"+fence)
-	m.clock.pass(25 * time.Second)
-	m.restart()
-	require.NoError(t, m.b.initialize(context.Background(), &logical.InitializationRequest{Storage: m.storage}))
-	m.clock.pass(25 * time.Second)
-	m.settle()
-	require.Equal(t, wire.StateRunning, m.operation(id).State)
-	m.clock.pass(6 * time.Second)
-	m.settle()
-	m.settle()
-	end := m.operation(id)
-	require.Equal(t, wire.StateFailed, end.State)
-	require.Equal(t, wire.CodeAgentLost, end.Result.Code)
-	require.Empty(t, m.db.openAccounts())
-	require.Equal(t, "pending", m.must(m.read("", "all/operations/"+id))["cleanup"])
-
-	require.Empty(t, m.poll("a2").Claims, "the agent that left it has the first turn")
-	back := m.pollWith("a1", 4, "1", id+":"+fence)
-	require.Equal(t, []string{id + ":" + fence}, back.Drop)
-	require.Len(t, back.Claims, 1)
-	require.Equal(t, wire.PhaseCleanup, back.Claims[0].Phase)
-	cleanup := back.Claims[0].Fence
-	resp, err := m.work("a1", id, "accounts/source", "fence", cleanup)
-	m.refused(wire.CodeConflict, resp, err)
-	m.must(m.work("a1", id, "accounts/target", "fence", cleanup))
-
-	// It falls silent again; another one finishes the job.
-	m.clock.pass(31 * time.Second)
-	m.settle()
-	m.settle()
-	m.clock.pass(61 * time.Second)
-	other := m.poll("a2")
-	require.Len(t, other.Claims, 1)
-	m.must(m.work("a2", id, "accounts/target", "fence", other.Claims[0].Fence))
-	m.must(m.work("a2", id, "finish", "fence", other.Claims[0].Fence, "outcome", "succeeded"))
-	m.settle()
-	require.Empty(t, m.db.openAccounts())
-	require.Equal(t, "done", m.must(m.read("", "all/operations/"+id))["cleanup"])
-	require.Equal(t, wire.StateFailed, m.operation(id).State)
-	require.Empty(t, m.poll("a2").Claims)
-}
-
-// A silent agent whose events told of the switch leaves a success: the copy is in
-// place, only its cleaning up is missing.
-func TestLostAgent_AfterTheSwitch(t *testing.T) {
-	t.Parallel()
-	m := newDesk(t)
-	id, fence := m.running()
-	chain := &testChain{agent: "a1", epoch: 1}
-	m.must(m.events("a1", id, chain.event(m.operation(id), step(wire.EventStepFinished, wire.StepSwitch, "success"))))
-	resp, err := m.write(alice, "operations/"+id+"/cancel")
-	m.refused(wire.CodeConflict, resp, err)
-	m.clock.pass(2 * time.Minute)
-	m.settle()
-	require.Equal(t, wire.StateSucceeded, m.operation(id).State)
-	require.Equal(t, "pending", m.must(m.read("", "all/operations/"+id))["cleanup"])
-	require.Equal(t, "succeeded", m.must(m.work("a1", id, "finish", "fence", fence, "outcome", "succeeded"))["state"])
-	require.Equal(t, "done", m.must(m.read("", "all/operations/"+id))["cleanup"])
-}
-
-// Nobody takes it: expired. Too long: failed, the claim dropped, accounts ended.
-func TestDeadlines(t *testing.T) {
-	t.Parallel()
-	m := newDesk(t)
-	op := m.clone()
-	m.clock.pass(59 * time.Minute)
-	m.settle()
-	require.Equal(t, wire.StateRequested, m.operation(op.ID).State)
-	m.clock.pass(2 * time.Minute)
-	m.settle()
-	require.Equal(t, wire.StateExpired, m.operation(op.ID).State)
-	require.Equal(t, wire.CodeExpired, m.operation(op.ID).Result.Code)
-
-	m.must(m.write("", "policies/dev", "max_duration", "10m"))
-	id, fence := m.running()
-	for range 20 {
-		m.clock.pass(30 * time.Second)
-		require.Empty(t, m.poll("a1", id+":"+fence).Drop)
-		m.settle()
-	}
-	resp, err := m.work("a1", id, "accounts/source", "fence", fence)
-	require.True(t, err != nil || resp.Secret.TTL <= time.Second)
-	m.clock.pass(31 * time.Second)
-	m.settle()
-	m.settle()
-	require.Equal(t, wire.CodeDeadline, m.operation(id).Result.Code)
-	require.Equal(t, []string{id + ":" + fence}, m.pollWith("a1", 0, "1", id+":"+fence).Drop)
-	require.Empty(t, m.db.openAccounts())
-}
-
-// Cancelling: at once when nobody works on it, through the agent otherwise; a
-// success of a cancelled operation is refused.
-func TestCancel(t *testing.T) {
-	t.Parallel()
-	m := newDesk(t)
-	op := m.clone()
-	require.Equal(t, "cancelled", m.must(m.write(alice, "operations/"+op.ID+"/cancel"))["state"])
-	require.Equal(t, "cancelled", m.must(m.write(alice, "operations/"+op.ID+"/cancel"))["state"])
-	require.Empty(t, m.poll("a1").Claims)
-
-	id, fence := m.running()
-	data := m.must(m.write("", "all/operations/"+id+"/cancel"))
-	require.Equal(t, "running", data["state"])
-	require.Equal(t, true, data["cancel_requested"])
-	require.Equal(t, []string{id}, m.poll("a1", id+":"+fence).Cancel)
-	resp, err := m.work("a1", id, "finish", "fence", fence, "outcome", "succeeded")
-	m.refused(wire.CodeConflict, resp, err)
-	m.must(m.work("a1", id, "finish", "fence", fence, "outcome", "cancelled"))
-	require.Equal(t, wire.StateCancelled, m.operation(id).State)
-	resp, err = m.work("a1", id, "finish", "fence", fence, "outcome", "succeeded")
-	m.refused(wire.CodeConflict, resp, err)
-	resp, err = m.write(alice, "operations/"+op.ID+"/cancel")
-	m.must(resp, err)
-
-	// Asked while the switch was happening: it is in place, so it has succeeded.
-	id, fence = m.running()
-	m.must(m.write(alice, "operations/"+id+"/cancel"))
-	chain := &testChain{agent: "a1", epoch: 1}
-	m.must(m.events("a1", id, chain.event(m.operation(id), step(wire.EventStepFinished, wire.StepSwitch, "success"))))
-	resp, err = m.work("a1", id, "finish", "fence", fence, "outcome", "cancelled")
-	m.refused(wire.CodeConflict, resp, err)
-	require.Equal(t, "succeeded", m.must(m.work("a1", id, "finish", "fence", fence, "outcome", "succeeded"))["state"])
-
-	// Nobody asked: an agent cannot cancel by itself.
-	id, fence = m.running()
-	resp, err = m.work("a1", id, "finish", "fence", fence, "outcome", "cancelled")
-	m.refused(wire.CodeConflict, resp, err)
-
-	// While planning.
-	m.must(m.work("a1", id, "finish", "fence", fence, "outcome", "failed", "code", "engine"))
-	op = m.clone()
-	require.Len(t, m.poll("a1").Claims, 1)
-	m.must(m.write(alice, "operations/"+op.ID+"/cancel"))
-	text, _ := planText()
-	require.Equal(t, "cancelled", m.must(m.sendPlan("a1", op.ID, "1", text))["state"])
-	require.Equal(t, "cancelled", m.must(m.work("a1", op.ID, "finish", "fence", "1", "outcome", "cancelled"))["state"])
 }
 
 // The plan is decided upon again: limits on what was found, servers that are not
@@ -555,8 +245,15 @@ func TestPlan_PinnedFacts(t *testing.T) {
 		"new policy": {func(m *desk) {
 			m.must(m.write("", "policies/more", "entities", "*", "sources", "*", "targets", "*", "allowed_operations", "*"))
 		}, wire.CodePlanChanged},
-		"forbidden": {func(m *desk) { m.must(m.write("", "policies/dev", "allowed_operations", "backup")) }, wire.CodeDenied},
-		"disabled":  {func(m *desk) { m.system.disable(alice) }, wire.CodeNoIdentity},
+		"role of the source": {func(m *desk) { m.db.grant("r", "GRANT superuser") }, wire.CodePlanChanged},
+		"role of the target": {func(m *desk) { m.db.grant("w", "GRANT superuser") }, wire.CodePlanChanged},
+		"role that is gone":  {func(m *desk) { m.db.grant("r", "") }, wire.CodePlanChanged},
+		"server that says it is another": {func(m *desk) {
+			m.db.identify("staging", wire.ServerIdentity{Engine: wire.EnginePostgres, Server: "6666", Database: "shop"})
+		}, wire.CodePlanChanged},
+		"server that was seen": {func(m *desk) { m.must(m.write("", "connections/prod", "forget_identity", true)) }, wire.CodePlanChanged},
+		"forbidden":            {func(m *desk) { m.must(m.write("", "policies/dev", "allowed_operations", "backup")) }, wire.CodeDenied},
+		"disabled":             {func(m *desk) { m.system.disable(alice) }, wire.CodeNoIdentity},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -605,6 +302,7 @@ func TestPlan_Parts(t *testing.T) {
 	op := m.clone()
 	m.poll("a1")
 	text, _ := planText(func(h *wire.ShapeHead, _ *wire.Estimates) { h.Why = strings.Repeat("because é ", 80000) })
+	m.answerAs(op.ID, text)
 	parts := splitText(text)
 	require.Greater(t, len(parts), 2)
 	send := func(n int) (*logical.Response, error) {
@@ -626,10 +324,10 @@ func TestPlan_Parts(t *testing.T) {
 	require.Equal(t, "running", m.must(send(len(parts) - 1))["state"])
 
 	var read strings.Builder
-	for n := range parts {
+	for n := range splitText(storedPlan(text)) {
 		read.WriteString(m.must(m.read(alice, "operations/"+op.ID+"/plan", "part", strconv.Itoa(n)))["text"].(string))
 	}
-	require.Equal(t, text, read.String())
+	require.Equal(t, storedPlan(text), read.String())
 
 	next := m.clone()
 	require.Empty(t, m.poll("a2").Claims, "the target is taken")
@@ -715,84 +413,6 @@ func TestAccounts_EndedLater(t *testing.T) {
 	require.Len(t, m.poll("a1").Claims, 1)
 }
 
-// The chain takes what continues it, the last batch and runs of it again, and
-// nothing else.
-func TestEvents_Chain(t *testing.T) {
-	t.Parallel()
-	m := newDesk(t)
-	id, _ := m.running()
-	op := m.operation(id)
-	c := &testChain{agent: "a1", epoch: 1}
-	one, two, three := c.event(op), c.event(op), c.event(op)
-	broken := func(texts ...string) {
-		t.Helper()
-		resp, err := m.events("a1", id, texts...)
-		m.refused(wire.CodeChainBroken, resp, err)
-	}
-	broken(two) // not the first
-	m.must(m.events("a1", id, one, two))
-	head := m.must(m.events("a1", id, one, two))
-	require.Equal(t, "2", head["seq"])
-	require.Equal(t, head, m.must(m.events("a1", id, one)))
-	require.Equal(t, head, m.must(m.events("a1", id, two)))
-	four := c.event(op)
-	broken(four)            // gap
-	broken(two, three)      // overlaps what is stored
-	broken(three, three)    // twice
-	broken(one, two, three) // longer than the last batch, begins before its end
-	fork := &testChain{agent: "a1", epoch: 1, seq: 2, head: strings.Repeat("0", 64)}
-	broken(fork.event(op))
-	forked := &testChain{agent: "a1", epoch: 1}
-	broken(forked.event(op, func(e *wire.Event) { e.Detail = "rewritten" }))
-	m.must(m.events("a1", id, three))
-	broken(one, two) // older than the last batch
-	m.restart()
-	require.Equal(t, "3", m.must(m.events("a1", id, three))["seq"])
-	m.must(m.events("a1", id, four))
-
-	// A new epoch links to the last head.
-	wrong := &testChain{agent: "a1", epoch: 2}
-	broken(wrong.event(op))
-	skipped := &testChain{agent: "a1", epoch: 3, head: c.head}
-	broken(skipped.event(op))
-	next := &testChain{agent: "a1", epoch: 2, head: c.head}
-	require.Equal(t, "2", m.must(m.events("a1", id, next.event(op)))["epoch"])
-	broken(c.event(op))
-	require.Equal(t, wire.Chain{Epoch: "2", Seq: "1", Head: next.head}, m.poll("a1").Chain)
-}
-
-func TestEvents_Content(t *testing.T) {
-	t.Parallel()
-	m := newDesk(t)
-	id, _ := m.running()
-	op := m.operation(id)
-	invalid := func(texts ...string) {
-		t.Helper()
-		resp, err := m.events("a1", id, texts...)
-		e := m.refused(wire.CodeInvalid, resp, err)
-		require.Equal(t, wire.EventsKey, e.Field)
-		require.NotContains(t, err.Error(), "secret-row")
-	}
-	for _, change := range []func(*wire.Event){
-		func(e *wire.Event) { e.V = 2 },
-		func(e *wire.Event) { e.Agent = "a2" },
-		func(e *wire.Event) { e.OpID = "op-00000000000000000000000000" },
-		func(e *wire.Event) { e.Source = "secret-row" },
-		func(e *wire.Event) { e.User.EntityID = bob },
-		func(e *wire.Event) { e.Operation = wire.KindMerge },
-	} {
-		invalid((&testChain{agent: "a1", epoch: 1}).event(op, change))
-	}
-	good := (&testChain{agent: "a1", epoch: 1}).event(op)
-	invalid("secret-row")
-	invalid(good + good)
-	invalid(strings.Replace(good, `{"v":1`, `{"v":1,"password":"secret-row"`, 1))
-	invalid()
-	long := (&testChain{agent: "a1", epoch: 1}).event(op, func(e *wire.Event) { e.Detail = strings.Repeat("x", wire.EventBatchMaxLen) })
-	invalid(long)
-	m.must(m.events("a1", id, good))
-}
-
 // Each instance on the same storage answers alike: claims, chains, policies,
 // connections and agents are all there after a restart.
 func TestRestart_KeepsEverything(t *testing.T) {
@@ -828,71 +448,4 @@ func TestInvalidate(t *testing.T) {
 	}
 	require.Equal(t, wire.StateCancelled, follower.operation(op.ID).State)
 	require.EqualValues(t, 7, follower.must(follower.read("", "policies/dev"))["max_rows"])
-}
-
-func TestPolicies_FieldsAndErrors(t *testing.T) {
-	t.Parallel()
-	m := newDesk(t)
-	read := m.must(m.read("", "policies/dev"))
-	require.Equal(t, []any{alice}, read["entities"])
-	require.Equal(t, true, read["require_authentication"])
-	require.Equal(t, true, read["enable_network_isolation"])
-	require.Equal(t, true, read["audit_operations"])
-	require.Equal(t, false, read["allow_cross_engine_operations"])
-	for field, value := range map[string]any{"sources": "", "allowed_operations": "clon", "max_rows": -1, "operations": "x"} {
-		resp, err := m.write("", "policies/dev", field, value)
-		require.Equal(t, field, m.refused(wire.CodeInvalid, resp, err).Field)
-	}
-	resp, err := m.write("", "policies/new", "sources", "*", "targets", "*")
-	require.Equal(t, "entities", m.refused(wire.CodeInvalid, resp, err).Field)
-	require.Equal(t, []string{"dev"}, m.must(m.handle("", logical.ListOperation, "policies/"))["keys"])
-	m.must(m.handle("", logical.DeleteOperation, "policies/dev"))
-	resp, err = m.read("", "policies/dev")
-	require.NoError(t, err)
-	require.Nil(t, resp)
-}
-
-func TestConnections_FieldsAndErrors(t *testing.T) {
-	t.Parallel()
-	m := newDesk(t)
-	m.must(m.write("", "connections/prod", "address", "10.1.2.3:6432", "database", "shop2", "operations_only", true, "zone", "eu"))
-	read := m.must(m.read("", "connections/prod"))
-	require.Equal(t, "eu", read["zone"])
-	require.Equal(t, map[string]any{"inspect": "i", "read": "r"}, read["purposes"])
-	ep, _, _, err := m.b.operationEndpoint(context.Background(), m.storage, "prod")
-	require.NoError(t, err)
-	require.Equal(t, "10.1.2.3", ep.Host)
-	require.Equal(t, 6432, ep.Port)
-	require.Equal(t, "shop2", ep.Database)
-	require.Error(t, m.b.refuseOperationsOnly(context.Background(), m.storage, "prod"))
-	require.NoError(t, m.b.refuseOperationsOnly(context.Background(), m.storage, "staging"))
-	for field, value := range map[string]any{"address": "nope", "purposes": "dance=x"} {
-		resp, err := m.write("", "connections/prod", field, value)
-		require.Equal(t, field, m.refused(wire.CodeInvalid, resp, err).Field)
-	}
-}
-
-// A dry run answers what a request would get, and counts nothing.
-func TestPolicies_Evaluate(t *testing.T) {
-	t.Parallel()
-	m := newDesk(t)
-	m.must(m.write("", "policies/dev", "max_operations_per_hour", 1))
-	m.must(m.write("", "policies/freeze", "entities", bob, "sources", "*", "targets", "*"))
-	ask := func(name, entity string) wire.Decision {
-		data := m.must(m.read("", "policies/"+name+"/evaluate", "source", "prod", "target", "staging", "entity_id", entity))
-		all, ok := data["all"].(map[string]any)
-		require.True(t, ok)
-		require.Equal(t, data["allowed"], all["allowed"])
-		return into[wire.Decision](m, data)
-	}
-	require.True(t, ask("dev", alice).Allowed)
-	require.True(t, ask("dev", alice).Allowed)
-	require.Equal(t, "default_deny", ask("dev", bob).Rule)
-	require.Equal(t, "allowed_operations", ask("freeze", bob).Rule)
-	m.clone()
-	require.Equal(t, wire.CodeRateLimited, ask("dev", alice).Code)
-	resp, err := m.read("", "policies/none/evaluate", "source", "prod", "target", "staging", "entity_id", alice)
-	m.refused(wire.CodeNotFound, resp, err)
-	resp, err = m.read("", "policies/dev/evaluate", "source", "prod", "target", "staging")
-	m.refused(wire.CodeNoIdentity, resp, err)
 }

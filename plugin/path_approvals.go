@@ -135,12 +135,12 @@ func (b *backend) pathOperationApprove(ctx context.Context, req *logical.Request
 			return nil, err
 		}
 	}
-	now := b.now().UTC()
+	policies, now := b.policiesNow(ctx, req.Storage, r), b.now().UTC()
 	return b.decided(ctx, req, r.ID, known, comment, func(r *operationRecord) error {
 		if err := r.approve(who, digest, comment, known, now); err != nil {
 			return err
 		}
-		r.NotBefore = b.hoursOpen(r, now)
+		r.NotBefore = b.hoursOpen(r, policies, now)
 		return nil
 	})
 }
@@ -172,20 +172,9 @@ func (b *backend) pathOperationReject(ctx context.Context, req *logical.Request,
 // decided changes the operation by what an approver said and answers it. The
 // approver's words stand in the answer under comment, which audit devices show.
 func (b *backend) decided(ctx context.Context, req *logical.Request, id string, known *people, words string, change func(*operationRecord) error) (*logical.Response, error) {
-	next, err := b.updateOperation(ctx, req.Storage, id, change)
-	switch {
-	case errors.Is(err, errUnchanged):
-		next = b.ops.operation(id)
-	case err != nil:
-		return nil, err
-	}
-	if next == nil {
-		return nil, errNoOperation(id)
-	}
-	data, err := b.operationData(next, known)
+	next, err := b.takeWord(ctx, req.Storage, id, change, func(*operationRecord) {})
 	if err != nil {
 		return nil, err
 	}
-	data["comment"] = words
-	return &logical.Response{Data: data}, nil
+	return b.wordResponse(next, known, words)
 }

@@ -104,7 +104,7 @@ func TestApproval_WholeWay(t *testing.T) {
 		answer := into[wire.PlanResponse](m, m.must(m.sendPlan("a1", op.ID, "1", text)))
 		require.Equal(t, wire.StateAwaitingApproval, answer.State)
 		require.Nil(t, answer.Claim)
-		require.Equal(t, wire.Digest([]byte(text)), answer.PlanDigest)
+		require.Equal(t, wire.Digest([]byte(storedPlan(text))), answer.PlanDigest)
 	}
 	m.settle()
 	require.Empty(t, m.db.openAccounts())
@@ -118,7 +118,7 @@ func TestApproval_WholeWay(t *testing.T) {
 	require.Empty(t, m.waiting(alice))
 	require.Empty(t, m.waiting(dave))
 	require.Equal(t, []string{op.ID}, m.waiting(bob))
-	require.Equal(t, text, m.must(m.read(bob, "operations/"+op.ID+"/plan"))["text"])
+	require.Equal(t, storedPlan(text), m.must(m.read(bob, "operations/"+op.ID+"/plan"))["text"])
 	resp, err = m.write(bob, "operations/"+op.ID+"/cancel")
 	m.refused(wire.CodeNotFound, resp, err)
 	for _, what := range []string{"", "/plan", "/report"} {
@@ -285,6 +285,7 @@ func TestApproval_ChangedBeforeTheClaim(t *testing.T) {
 		"requester disabled":       {func(m *desk) { m.system.disable(alice) }, wire.StateDenied, wire.CodeNoIdentity},
 		"config":                   {func(m *desk) { m.db.set(func(f *fakeAccounts) { f.configs["prod"] = "c1b" }) }, wire.StateFailed, wire.CodePlanChanged},
 		"connection":               {func(m *desk) { m.must(m.write("", "connections/staging", "labels", "tier=other")) }, wire.StateFailed, wire.CodePlanChanged},
+		"role":                     {func(m *desk) { m.db.grant("w", "GRANT superuser") }, wire.StateFailed, wire.CodePlanChanged},
 		"connection's config gone": {func(m *desk) { m.db.set(func(f *fakeAccounts) { delete(f.endpoints, "prod") }) }, wire.StateFailed, wire.CodeNotFound},
 		"fewer approvals asked":    {func(m *desk) { m.must(m.write("", "policies/dev", "approvals_count", 0)) }, wire.StateFailed, wire.CodePlanChanged},
 		"more approvals asked":     {func(m *desk) { m.must(m.write("", "policies/dev", "approvals_count", 3)) }, wire.StateFailed, wire.CodePlanChanged},
@@ -327,6 +328,7 @@ func TestApproval_ChangedBeforeTheAccounts(t *testing.T) {
 		"approver disabled":       {func(m *desk) { m.system.disable(bob) }, wire.CodeDenied},
 		"approval expired":        {func(m *desk) { m.clock.pass(time.Hour) }, wire.CodeDenied},
 		"policy":                  {func(m *desk) { m.must(m.write("", "policies/dev", "approvals_groups", "group-others")) }, wire.CodePlanChanged},
+		"role":                    {func(m *desk) { m.db.grant("w", "GRANT superuser") }, wire.CodePlanChanged},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -346,6 +348,76 @@ func TestApproval_ChangedBeforeTheAccounts(t *testing.T) {
 			}
 		})
 	}
+}
+
+// An approval that did not count when the run's logins were asked for is marked, with
+// why, in the operation and in its receipt; one whose giver left later is not.
+func TestApproval_NotCountedIsMarked(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		change func(m *desk)
+		why    wire.NotCounted
+	}{
+		"left the group": {func(m *desk) { m.system.leave(bob) }, wire.NotCountedNoMember},
+		"disabled":       {func(m *desk) { m.system.disable(bob) }, wire.NotCountedNobody},
+		"gone or merged": {func(m *desk) { m.system.remove(bob) }, wire.NotCountedNobody},
+		"expired":        {func(m *desk) { m.clock.pass(59 * time.Minute) }, wire.NotCountedExpired},
+		"nothing":        {func(*desk) {}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m := newApprovalDesk(t, 2, "approvals_ttl", "1h")
+			const erin = "entity-erin"
+			m.system.join(approvers, erin)
+			op := m.planned()
+			m.must(m.approve(bob, op))
+			m.clock.pass(time.Minute)
+			m.must(m.approve(carol, op)) // queued by both
+			require.Empty(t, m.operation(op.ID).Approvals[0].NotCounted)
+			c.change(m)
+			if c.why != "" {
+				require.Empty(t, m.poll("a1").Claims)
+				require.Equal(t, c.why, m.operation(op.ID).Approvals[0].NotCounted, "while it waits")
+				m.must(m.approve(erin, op))
+			}
+			fence := m.poll("a2").Claims[0].Fence
+			m.must(m.work("a2", op.ID, "accounts/source", "fence", fence))
+			at := m.clock.now()
+			m.system.leave(carol) // she counted when it mattered
+			m.must(m.work("a2", op.ID, "finish", "fence", fence, "outcome", "failed", "code", "engine"))
+			m.restart()
+			m.settle()
+			after := m.operation(op.ID)
+			require.Equal(t, c.why, after.Approvals[0].NotCounted)
+			require.Empty(t, after.Approvals[1].NotCounted)
+			a := m.receipt(op.ID).Predicate.Attested
+			require.Equal(t, "bob", a.Approvals[0].Name)
+			require.Equal(t, c.why, a.Approvals[0].NotCounted)
+			require.Empty(t, a.Approvals[1].NotCounted)
+			require.Equal(t, at, a.ApprovalsCheckedAt)
+		})
+	}
+	t.Run("and so it was refused", func(t *testing.T) {
+		t.Parallel()
+		m := newApprovalDesk(t, 1)
+		op := m.planned()
+		m.must(m.approve(bob, op))
+		fence := m.poll("a2").Claims[0].Fence
+		m.system.leave(bob)
+		resp, err := m.work("a2", op.ID, "accounts/source", "fence", fence)
+		m.refused(wire.CodeDenied, resp, err)
+		m.settle()
+		require.Equal(t, wire.NotCountedNoMember, m.receipt(op.ID).Predicate.Attested.Approvals[0].NotCounted)
+	})
+	t.Run("never looked at", func(t *testing.T) {
+		t.Parallel()
+		m := newApprovalDesk(t, 1)
+		op := m.planned()
+		m.must(m.approve(bob, op))
+		m.must(m.write(alice, "operations/"+op.ID+"/cancel"))
+		m.settle()
+		require.Zero(t, m.receipt(op.ID).Predicate.Attested.ApprovalsCheckedAt)
+	})
 }
 
 // A source that changed between approval and run: the copying snapshot shows it,
@@ -374,111 +446,6 @@ func TestApproval_ShapeChanged(t *testing.T) {
 	resp, err = m.write(bob, "operations/"+again.ID+"/approve", "plan_digest", op.PlanDigest)
 	require.Contains(t, m.refused(wire.CodeConflict, resp, err).Reason, again.PlanDigest, "an older digest")
 	require.Equal(t, wire.StateQueued, into[wire.Operation](m, m.must(m.approve(bob, again))).State)
-}
-
-// Approvals end with their time, wherever the operation is then, and one that
-// nobody approves ends too.
-func TestApproval_Expires(t *testing.T) {
-	t.Parallel()
-	m := newApprovalDesk(t, 2, "approvals_ttl", "30m")
-	op := m.planned()
-	m.must(m.approve(bob, op))
-	m.clock.pass(20 * time.Minute)
-	m.must(m.approve(carol, op))
-	require.Equal(t, wire.StateQueued, m.operation(op.ID).State)
-	m.clock.pass(10*time.Minute - time.Second)
-	require.NoError(t, m.b.enforceDeadlines(context.Background(), m.storage))
-	require.Equal(t, wire.StateQueued, m.operation(op.ID).State)
-	m.clock.pass(time.Second)
-	require.NoError(t, m.b.enforceDeadlines(context.Background(), m.storage))
-	after := m.operation(op.ID)
-	require.Equal(t, wire.StateAwaitingApproval, after.State)
-	require.Equal(t, []string{"carol"}, after.ApprovalNeeds[0].By)
-	require.Empty(t, m.poll("a1").Claims)
-	require.Equal(t, []string{op.ID}, m.waiting(bob))
-	m.must(m.approve(bob, op)) // once more
-	after = m.operation(op.ID)
-	require.Equal(t, wire.StateQueued, after.State)
-	require.Len(t, after.Approvals, 2)
-
-	// A poll finds what the watcher has not looked at yet.
-	m.clock.pass(20 * time.Minute)
-	require.Empty(t, m.poll("a1").Claims)
-	require.Equal(t, wire.StateAwaitingApproval, m.operation(op.ID).State)
-
-	// All in all a day, also over restarts.
-	m.clock.pass(23*time.Hour + 10*time.Minute - time.Second)
-	m.restart()
-	require.NoError(t, m.b.enforceDeadlines(context.Background(), m.storage))
-	require.Equal(t, wire.StateAwaitingApproval, m.operation(op.ID).State)
-	m.clock.pass(2 * time.Second)
-	require.NoError(t, m.b.enforceDeadlines(context.Background(), m.storage))
-	after = m.operation(op.ID)
-	require.Equal(t, wire.StateExpired, after.State)
-	require.Equal(t, wire.CodeExpired, after.Result.Code)
-	resp, err := m.approve(carol, op)
-	m.refused(wire.CodeConflict, resp, err)
-}
-
-// What is approved outside of allowed_hours, or is still queued when they end, waits
-// until they begin and says when; from then on it waits for an agent as long as any
-// other, and not until they begin again.
-func TestApproval_WaitsForHours(t *testing.T) {
-	t.Parallel()
-	enforce := func(m *desk) { require.NoError(t, m.b.enforceDeadlines(context.Background(), m.storage)) }
-	opens := time.Date(2026, 11, 25, 8, 0, 0, 0, time.UTC)
-	for name, approvedAt := range map[string]time.Duration{"approved outside": 2 * time.Hour, "hours end while queued": 30 * time.Minute} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			m := newApprovalDesk(t, 1, "allowed_hours", "08:00-13:00") // it is Tuesday, 12:00
-			op := m.planned()
-			m.clock.pass(approvedAt)
-			after := into[wire.Operation](m, m.must(m.approve(bob, op)))
-			require.Equal(t, wire.StateQueued, after.State)
-			if approvedAt > time.Hour {
-				require.Equal(t, opens, after.NotBefore, "the answer says when")
-			} else {
-				require.Zero(t, after.NotBefore)
-			}
-			m.clock.pass(2*time.Hour - approvedAt)
-			require.Empty(t, m.poll("a1").Claims)
-			enforce(m)
-			require.Equal(t, opens, m.operation(op.ID).NotBefore)
-			m.restart()
-			m.clock.pass(10 * time.Hour)
-			enforce(m)
-			require.Empty(t, m.poll("a1").Claims)
-			after = m.operation(op.ID)
-			require.Equal(t, wire.StateQueued, after.State)
-			require.Equal(t, opens, after.NotBefore)
-
-			m.clock.pass(opens.Sub(m.clock.now()) + maxWait)
-			enforce(m)
-			after = m.operation(op.ID)
-			require.Equal(t, wire.StateQueued, after.State)
-			require.Zero(t, after.NotBefore, "it may run now")
-			if name == "approved outside" {
-				require.Equal(t, wire.PhaseRunning, m.poll("a1").Claims[0].Phase)
-				return
-			}
-			m.clock.pass(time.Second)
-			enforce(m)
-			after = m.operation(op.ID)
-			require.Equal(t, wire.StateExpired, after.State)
-			require.Contains(t, after.Result.Reason, "no agent took it in time")
-		})
-	}
-
-	// Of several policies all must be open.
-	m := newApprovalDesk(t, 1, "allowed_hours", "08:00-13:00")
-	m.must(m.write("", "policies/more", "entities", "*", "sources", "*", "targets", "*", "allowed_operations", "*", "max_operations_per_hour", 0,
-		"allowed_hours", "12:00-12:10"))
-	op := m.planned()
-	m.clock.pass(5 * time.Minute)
-	require.Equal(t, wire.StateQueued, into[wire.Operation](m, m.must(m.approve(bob, op))).State)
-	m.clock.pass(maxWait + time.Second)
-	enforce(m)
-	require.Equal(t, time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC), m.operation(op.ID).NotBefore)
 }
 
 // One rejection ends the operation, says who and why, and holds against approvals;
@@ -513,117 +480,6 @@ func TestApproval_Rejected(t *testing.T) {
 	require.Len(t, m.poll("a2").Claims, 1)
 	resp, err = m.write(carol, "operations/"+running.ID+"/reject", "reason", "stop")
 	m.refused(wire.CodeConflict, resp, err)
-}
-
-// One human with two logins of one entity is the requester under both, also when a
-// login is moved to another entity meanwhile. As two entities that share nothing
-// the human is two people, whom the limits of source, target and mount hold.
-func TestApproval_OneHumanTwice(t *testing.T) {
-	t.Parallel()
-	m := newApprovalDesk(t, 1)
-	login := func(accessor string) *logical.Alias { return &logical.Alias{MountAccessor: accessor, Name: "alice"} }
-	m.system.alias(alice, login("auth_ldap_1"), login("auth_oidc_1"))
-	m.system.join(approvers, alice)
-	op := m.planned()
-	resp, err := m.approve(alice, op) // whichever login the token came from: the entity is one
-	m.refused(wire.CodeDenied, resp, err)
-
-	m.system.join(approvers, "entity-alice-2")
-	m.system.alias("entity-alice-2", login("auth_oidc_1"))
-	m.system.alias(alice, login("auth_ldap_1"))
-	resp, err = m.approve("entity-alice-2", op)
-	require.Contains(t, m.refused(wire.CodeDenied, resp, err).Reason, "asked for themselves")
-	require.Empty(t, m.waiting("entity-alice-2"))
-	resp, err = m.write("entity-alice-2", "operations/"+op.ID+"/reject", "reason", "x")
-	m.refused(wire.CodeDenied, resp, err)
-
-	m.system.alias("entity-alice-2", login("auth_cert_1"))
-	m.must(m.approve("entity-alice-2", op))
-	require.Len(t, m.poll("a2").Claims, 1, "nothing that Vault knows ties the two together")
-
-	for _, limit := range []string{"max_operations_per_hour_source", "max_operations_per_hour_target", "max_operations_per_hour_mount"} {
-		m.must(m.write("", "policies/dev", "entities", alice+",entity-alice-2", limit, 1))
-		for _, who := range []string{alice, "entity-alice-2"} {
-			resp, err = m.write(who, "clone/prod/staging")
-			require.Equal(t, limit, m.refused(wire.CodeRateLimited, resp, err).Rule)
-		}
-		m.must(m.write("", "policies/dev", limit, 0))
-	}
-}
-
-// Two entities that share a login count as one, and merging them makes them one.
-func TestApproval_MergedApprovers(t *testing.T) {
-	t.Parallel()
-	m := newApprovalDesk(t, 2)
-	shared := []*logical.Alias{{MountAccessor: "auth_ldap_1", Name: "bob"}}
-	m.system.alias(bob, shared...)
-	op := m.planned()
-	m.must(m.approve(bob, op))
-	m.system.alias(carol, shared...)
-	resp, err := m.approve(carol, op)
-	m.refused(wire.CodeDenied, resp, err)
-	m.system.remove(bob) // merged into carol
-	after := into[wire.Operation](m, m.must(m.approve(carol, op)))
-	require.Equal(t, wire.StateAwaitingApproval, after.State)
-	require.Equal(t, []string{"carol"}, after.ApprovalNeeds[0].By)
-	require.Equal(t, 1, after.ApprovalNeeds[0].Missing)
-}
-
-// The strictest of several policies is all of them: each need has to be met, and
-// one approval counts for every need it fits.
-func TestApproval_SeveralPolicies(t *testing.T) {
-	t.Parallel()
-	m := newApprovalDesk(t, 1)
-	m.system.join("group-security", carol)
-	m.must(m.write("", "policies/security", "entities", "*", "sources", "*", "targets", "*", "allowed_operations", "*",
-		"max_operations_per_hour", 0, "approvals_count", 1, "approvals_groups", "group-security"))
-	op := m.planned()
-	require.Equal(t, "needs 1 more of group group-approvers (policy dev), needs 1 more of group group-security (policy security)", needs(op))
-	m.must(m.approve(bob, op))
-	require.Equal(t, "approved by bob of group group-approvers (policy dev), needs 1 more of group group-security (policy security)", needs(m.operation(op.ID)))
-	m.must(m.approve(carol, op))
-	require.Equal(t, wire.StateQueued, m.operation(op.ID).State)
-	m.must(m.write(alice, "operations/"+op.ID+"/cancel"))
-
-	op = m.planned()
-	m.must(m.approve(carol, op))
-	require.Equal(t, wire.StateQueued, m.operation(op.ID).State)
-}
-
-// Another operation into the same target that only waits, whatever for, changes
-// nothing of what was approved; the approved one runs.
-func TestApproval_OthersThatWait(t *testing.T) {
-	t.Parallel()
-	for name, other := range map[string]func(m *desk){
-		"for an agent":               func(m *desk) { m.clone() },
-		"for approval":               func(m *desk) { m.planned() },
-		"approved, behind it":        func(m *desk) { m.must(m.approve(bob, m.planned())) },
-		"rejected":                   func(m *desk) { m.must(m.write(bob, "operations/"+m.planned().ID+"/reject", "reason", "no")) },
-		"cancelled":                  func(m *desk) { m.must(m.write(alice, "operations/"+m.planned().ID+"/cancel")) },
-		"failed in planning":         func(m *desk) { m.failedInPlanning() },
-		"under another name of it":   func(m *desk) { m.plannedByAnotherName() },
-		"after the plugin's restart": func(m *desk) { m.planned(); m.restart() },
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			m := newApprovalDesk(t, 1, "targets", "staging,alias")
-			op := m.planned()
-			other(m)
-			m.must(m.approve(bob, op))
-			var mine []wire.Claim
-			for _, claim := range m.poll("a2").Claims {
-				if claim.OperationID == op.ID {
-					mine = append(mine, claim)
-				}
-			}
-			require.Len(t, mine, 1, "%+v", m.operation(op.ID).Result)
-			for _, side := range []string{"source", "target"} {
-				m.must(m.work("a2", op.ID, "accounts/"+side, "fence", mine[0].Fence))
-			}
-			_, shape := planText()
-			require.Equal(t, wire.StateRunning, into[wire.PlanResponse](m, m.must(m.sendPlan("a2", op.ID, mine[0].Fence, shape))).State)
-		})
-	}
 }
 
 // An operation that ran meanwhile has put another database in the target's place:

@@ -140,17 +140,18 @@ func (b *backend) pathClone(ctx context.Context, req *logical.Request, d *framew
 	if err != nil {
 		return nil, err
 	}
+	requestID := fieldOf[string](d, "request_id")
+	if len(requestID) > maxRequestIDBytes {
+		return nil, invalidField("request_id", "is longer than %d bytes", maxRequestIDBytes)
+	}
 	op := wire.Operation{
 		Kind: wire.KindClone, Source: fieldOf[string](d, "source"), Target: fieldOf[string](d, "target"),
-		Requester: who.User, Reason: reason, RequestID: fieldOf[string](d, "request_id"), Options: options,
-	}
-	if len(op.RequestID) > maxRequestIDBytes {
-		return nil, invalidField("request_id", "is longer than %d bytes", maxRequestIDBytes)
+		Requester: who.User, Reason: reason, RequestID: wire.RedactPersonal(requestID), Options: options,
 	}
 	if err := b.loadOperations(ctx, req.Storage); err != nil {
 		return nil, err
 	}
-	r, err := b.requestOperation(ctx, req.Storage, who, op)
+	r, err := b.requestOperation(ctx, req.Storage, who, op, keyOfRequest(requestID))
 	if err != nil {
 		return nil, err
 	}
@@ -168,12 +169,12 @@ func contentDigest(op wire.Operation) (string, error) {
 
 // requestOperation decides about op and stores it when it is allowed. What needs
 // a database is asked before the entity's lock is taken.
-func (b *backend) requestOperation(ctx context.Context, s logical.Storage, who caller, op wire.Operation) (*operationRecord, error) {
+func (b *backend) requestOperation(ctx context.Context, s logical.Storage, who caller, op wire.Operation, key string) (*operationRecord, error) {
 	digest, err := contentDigest(op)
 	if err != nil {
 		return nil, err
 	}
-	if known, err := b.repeated(who, op.RequestID, digest); known != nil || err != nil {
+	if known, err := b.repeated(who, key, digest); known != nil || err != nil {
 		return known, err
 	}
 	named := policy.Request{
@@ -196,7 +197,7 @@ func (b *backend) requestOperation(ctx context.Context, s logical.Storage, who c
 	}
 
 	defer b.ops.lock("entity/" + who.EntityID)()
-	if known, err := b.repeated(who, op.RequestID, digest); known != nil || err != nil {
+	if known, err := b.repeated(who, key, digest); known != nil || err != nil {
 		return known, err
 	}
 	now := b.now().UTC().Round(0) // the wall clock alone: it is what is stored
@@ -219,6 +220,9 @@ func (b *backend) requestOperation(ctx context.Context, s logical.Storage, who c
 		Operation: op, operationHistory: operationHistory{Kept: true, PolicyVersions: versions}, ContentDigest: digest,
 		AdmittedAt: latest(now, o.latestAdmission()), Databases: databases, RequesterAliases: who.Aliases,
 	}
+	if keyOfRequest(op.RequestID) != key {
+		r.RequestKey = key
+	}
 	if op.Decision.Allowed {
 		o.admit(r.admission())
 	}
@@ -240,14 +244,23 @@ func (b *backend) requestOperation(ctx context.Context, s logical.Storage, who c
 	return r, nil
 }
 
-// repeated answers the operation that request_id already made.
-func (b *backend) repeated(who caller, requestID, digest string) (*operationRecord, error) {
+// keyOfRequest is what a request_id is known by: what people write into one is not
+// kept when it looks personal. It is "" without one.
+func keyOfRequest(requestID string) string {
 	if requestID == "" {
+		return ""
+	}
+	return wire.Digest([]byte(requestID))
+}
+
+// repeated answers the operation that the request_id with that key already made.
+func (b *backend) repeated(who caller, key, digest string) (*operationRecord, error) {
+	if key == "" {
 		return nil, nil
 	}
 	b.ops.mu.RLock()
 	defer b.ops.mu.RUnlock()
-	r := b.ops.operations[b.ops.requests[requestKey{who.EntityID, requestID}]]
+	r := b.ops.operations[b.ops.requests[requestKey{who.EntityID, key}]]
 	if r == nil {
 		return nil, nil
 	}
@@ -301,6 +314,14 @@ type operationSide struct {
 	// this name, by the digest of their config.
 	sameAddress      []string
 	sameDatabaseName map[string]string
+}
+
+// server is the one it leads to, "" while that is not known.
+func (s *operationSide) server() string {
+	if s.identity == nil {
+		return ""
+	}
+	return s.identity.Server
 }
 
 type operationSides struct {

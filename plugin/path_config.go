@@ -22,7 +22,7 @@ func (b *backend) configPaths() []*framework.Path {
 	return []*framework.Path{
 		{
 			Pattern:      "config/?$",
-			Callbacks:    map[logical.Operation]framework.OperationFunc{logical.ListOperation: b.pathConfigList},
+			Callbacks:    map[logical.Operation]framework.OperationFunc{logical.ListOperation: listNames(prefixConfig)},
 			HelpSynopsis: "List the database connections.",
 		},
 		{
@@ -34,7 +34,7 @@ func (b *backend) configPaths() []*framework.Path {
 				logical.ReadOperation:   b.pathConfigRead,
 				logical.DeleteOperation: b.pathConfigDelete,
 			},
-			ExistenceCheck:      b.pathConfigExists,
+			ExistenceCheck:      b.connections.exists,
 			TakesArbitraryInput: true,
 			HelpSynopsis:        "Configure how to reach a database server.",
 			HelpDescription:     configHelp(),
@@ -81,19 +81,6 @@ func configFields() map[string]*framework.FieldSchema {
 		},
 		"skip_static_role_import_rotation": {Type: framework.TypeBool, Description: "Do not rotate when a static role is made, unless the role says otherwise."},
 	})
-}
-
-func (b *backend) pathConfigExists(ctx context.Context, req *logical.Request, data *framework.FieldData) (bool, error) {
-	c, err := b.connections.get(ctx, req.Storage, field[string](data, "name"))
-	return c != nil, err
-}
-
-func (b *backend) pathConfigList(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
-	names, err := listStored(ctx, req.Storage, prefixConfig)
-	if err != nil {
-		return nil, err
-	}
-	return logical.ListResponse(names), nil
 }
 
 func (b *backend) pathConfigRead(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
@@ -147,8 +134,11 @@ func (b *backend) pathConfigWrite(ctx context.Context, req *logical.Request, dat
 	if err != nil {
 		return nil, err
 	}
+	if before != nil && (before.Secrets[detailPassword] != stored.Secrets[detailPassword] || before.detail(detailUsername) != stored.detail(detailUsername)) {
+		stored.LastRootRotation = time.Time{} // a person knows it now
+	}
 	if before == nil || before.Rotation != stored.Rotation || before.DisableRotation != stored.DisableRotation {
-		stored.planRoot(b.now())
+		b.planRoot(&stored)
 	}
 	c, err := newConnection(stored)
 	if err != nil {
@@ -337,12 +327,17 @@ func (b *backend) replaceConnection(ctx context.Context, s logical.Storage, befo
 		return err
 	}
 	if changed(before, current) {
-		return &wire.Error{Code: wire.CodeConflict, Reason: fmt.Sprintf("config/%s was changed by another request at the same time", next.Name)}
+		return configChanged(next.Name)
+	}
+	if before != nil && before.Rotation == next.Rotation && before.DisableRotation == next.DisableRotation {
+		// The engine may have planned anew since, after the clock was set back.
+		next.RootPlanned, next.NextRootRotation = current.RootPlanned, current.NextRootRotation
 	}
 	if before != nil && before.ID != next.ID {
 		if err := b.retire(ctx, s, before); err != nil {
 			return err
 		}
+		defer b.settleSoon(before.ID)
 	}
 	if err := putStored(ctx, s, prefixConfig+next.Name, next.storedConnection); err != nil {
 		// Whether it was stored is not known: read it again next time.
@@ -350,13 +345,18 @@ func (b *backend) replaceConnection(ctx context.Context, s logical.Storage, befo
 		return err
 	}
 	b.connections.put(next.Name, next)
-	b.rotations.put(rootKey(next.Name), next.Name, next.NextRootRotation)
+	b.requeueRoot(&next.storedConnection)
 	b.rotations.retryNow(next.Name)
 	return nil
 }
 
+func configChanged(name string) *wire.Error {
+	return &wire.Error{Code: wire.CodeConflict, Reason: fmt.Sprintf("config/%s was changed by another request at the same time", name)}
+}
+
 // changed compares what is stored, not the pointers: an entry may have left the
-// cache and come back.
+// cache and come back. When its own user is rotated next is no concern of it, since
+// nobody writes that.
 func changed(before, current *connection) bool {
 	if before == nil || current == nil {
 		return before != current
@@ -395,6 +395,7 @@ func (b *backend) pathConfigDelete(ctx context.Context, req *logical.Request, da
 	if err := b.retire(ctx, req.Storage, c); err != nil {
 		return nil, err
 	}
+	defer b.settleSoon(c.ID)
 	if err := deleteStored(ctx, req.Storage, prefixConfig+name); err != nil {
 		b.connections.put(name, nil)
 		return nil, err

@@ -37,12 +37,12 @@ func (b *backend) pathCredsRead(ctx context.Context, req *logical.Request, data 
 	if err := b.refuseOperationsOnly(ctx, req.Storage, r.DBName); err != nil {
 		return nil, err
 	}
-	var wanted time.Duration
-	if value, ok := givenField[int](data, "ttl"); ok {
-		wanted = time.Duration(value) * time.Second
-		if wanted <= 0 {
-			return nil, invalidField("ttl", "is not above zero")
-		}
+	wanted, given, err := durationGiven(data, "ttl")
+	if err != nil {
+		return nil, err
+	}
+	if given && wanted == 0 {
+		return nil, invalidField("ttl", "is not above zero")
 	}
 	issued, err := b.issueAccount(ctx, req.Storage, accountRequest{
 		Connection: r.DBName, Role: name, TTL: wanted, DisplayName: req.DisplayName, EntityID: req.EntityID,

@@ -234,7 +234,10 @@ func (b *backend) pathBreakGlassWrite(ctx context.Context, req *logical.Request,
 	if err != nil {
 		return nil, err
 	}
-	after := time.Duration(fieldOf[int](d, "after")) * time.Second
+	after, _, err := durationGiven(d, "after")
+	if err != nil {
+		return nil, err
+	}
 	if after < shortestBreakGlass {
 		return nil, invalidField("after", "is less than %s", shortestBreakGlass)
 	}

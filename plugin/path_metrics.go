@@ -116,7 +116,7 @@ const lateRotation = 5 * time.Minute
 func (q *rotationQueue) waiting() (due, overdue int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	now := q.b.now()
+	now := q.now()
 	for _, item := range q.timetable.items {
 		late := now.Sub(item.due)
 		if late >= 0 || item.attempts > 0 {

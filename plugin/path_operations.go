@@ -2,7 +2,7 @@ package plugin
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"maps"
 	"slices"
 	"strconv"
@@ -85,21 +85,27 @@ func (b *backend) operationPathsBelow(prefix string, sees, cancels visible, whos
 		HelpDescription: "Answers state, decision, progress and result. " + note,
 	}, {
 		Pattern: prefix + "/" + operationIDRegex + "/cancel$",
-		Fields:  id,
+		Fields: withID(map[string]*framework.FieldSchema{
+			"reason": {Type: framework.TypeString, Description: "Why, in the caller's words."},
+		}),
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.UpdateOperation: &framework.PathOperation{Callback: b.pathOperationCancel(cancels), ForwardPerformanceStandby: true},
 		},
 		HelpSynopsis: "Cancel an operation: your own, or anybody's below all/.",
 		HelpDescription: `
 An operation that nobody works on ends at once. Otherwise its agent stops, undoes
-what it began and ends it; once the copy is in place it is too late. Cancelling
-again is no error.`,
+what it began and ends it; once the copy is in place it is too late. Who asked first,
+when and why stands in the operation, in its receipt and in a fact. Cancelling again is
+no error.`,
 	}, {
-		Pattern:         prefix + "/" + operationIDRegex + "/plan$",
-		Fields:          part,
-		Callbacks:       map[logical.Operation]framework.OperationFunc{logical.ReadOperation: b.pathOperationText(sees, prefixPlan, "plan")},
-		HelpSynopsis:    "The plan, exactly as its agent sent it.",
-		HelpDescription: "Answers one part of the text, the number of parts and the digest of the whole. " + note,
+		Pattern:      prefix + "/" + operationIDRegex + "/plan$",
+		Fields:       part,
+		Callbacks:    map[logical.Operation]framework.OperationFunc{logical.ReadOperation: b.pathOperationText(sees, prefixPlan, "plan")},
+		HelpSynopsis: "The plan, exactly as its agent sent it, and what logins it gets.",
+		HelpDescription: `
+Answers one part of the text, the number of parts and the digest of the whole. Under
+logins, at the end of the text, stand the roles by which its logins are made while it
+runs; the plugin puts them there. ` + note,
 	}, {
 		Pattern:         prefix + "/" + operationIDRegex + "/report$",
 		Fields:          part,
@@ -122,7 +128,8 @@ cleaned up any more; dbops receipt verify checks it with the keys of keys/. ` + 
 // is still needed, and what became of its traces.
 func (b *backend) operationData(r *operationRecord, known *people) (map[string]any, error) {
 	op := r.Operation
-	op.Reason = wire.RedactPersonal(op.Reason) // one stored by an earlier version may need it
+	// Those stored by an earlier version may need it.
+	op.Reason, op.RequestID = wire.RedactPersonal(op.Reason), wire.RedactPersonal(op.RequestID)
 	var err error
 	if op.Approvals, op.ApprovalNeeds, err = r.approvals(known, b.now()); err != nil {
 		return nil, err
@@ -139,8 +146,14 @@ func (b *backend) operationData(r *operationRecord, known *people) (map[string]a
 	if err != nil {
 		return nil, err
 	}
+	data["cleanup_attempts"] = r.CleanupAttempts
 	if r.Cleanup != cleanupNone {
 		data["cleanup"] = string(r.Cleanup)
+	}
+	if a := r.Acknowledged; a != nil {
+		if data["cleanup_acknowledged"], err = responseData(*a); err != nil {
+			return nil, err
+		}
 	}
 	if r.ReceiptDigest != "" && !r.ReceiptDue {
 		data["receipt_digest"] = r.ReceiptDigest
@@ -153,6 +166,35 @@ func (b *backend) operationResponse(r *operationRecord) (*logical.Response, erro
 	if err != nil {
 		return nil, err
 	}
+	return &logical.Response{Data: data}, nil
+}
+
+// takeWord changes an operation by what somebody said of it and returns it. What was news
+// is noted; a repeat, after an answer that was lost, is not.
+func (b *backend) takeWord(ctx context.Context, s logical.Storage, id string, change func(*operationRecord) error, note func(*operationRecord)) (*operationRecord, error) {
+	next, err := b.updateOperation(ctx, s, id, change)
+	switch {
+	case errors.Is(err, errUnchanged):
+		next = b.ops.operation(id)
+	case err != nil:
+		return nil, err
+	case next != nil:
+		note(next)
+	}
+	if next == nil {
+		return nil, errNoOperation(id)
+	}
+	return next, nil
+}
+
+// wordResponse answers an operation with the caller's words under comment, where audit
+// devices show them.
+func (b *backend) wordResponse(r *operationRecord, known *people, words string) (*logical.Response, error) {
+	data, err := b.operationData(r, known)
+	if err != nil {
+		return nil, err
+	}
+	data["comment"] = words
 	return &logical.Response{Data: data}, nil
 }
 
@@ -284,29 +326,52 @@ func (b *backend) pathOperationCancel(sees visible) framework.OperationFunc {
 		if err != nil {
 			return nil, err
 		}
-		if r.State == wire.StateCancelled || (r.CancelRequested && !r.State.Final()) {
-			return b.operationResponse(r)
-		}
-		now := b.now().UTC()
-		r, err = b.updateOperation(ctx, req.Storage, r.ID, func(r *operationRecord) error {
-			switch {
-			case r.State.Final():
-				return &wire.Error{Code: wire.CodeConflict, Reason: fmt.Sprintf("operation %s has ended: %s", r.ID, r.State)}
-			case r.Switched:
-				return &wire.Error{Code: wire.CodeConflict, Reason: fmt.Sprintf("the copy of operation %s is already in place", r.ID)}
-			}
-			r.CancelRequested = true
-			r.UpdatedAt = now
-			if r.Claim == nil {
-				return r.cancel(now)
-			}
-			return nil
-		})
+		reason, err := freeText(d, "reason")
 		if err != nil {
 			return nil, err
 		}
-		return b.operationResponse(r)
+		who, err := b.partyOf(req) // stopping needs no entity
+		if err != nil {
+			return nil, err
+		}
+		said := wire.Cancellation{User: wire.User(who.LockdownParty), Time: b.now().UTC(), Reason: strings.TrimSpace(reason)}
+		next, err := b.takeWord(ctx, req.Storage, r.ID, func(r *operationRecord) error { return r.askCancel(said) },
+			func(r *operationRecord) { b.noteCancel(r, req.Path) })
+		if err != nil {
+			return nil, err
+		}
+		if c := next.Cancellation; c != nil && c.Reason != "" && c.User == said.User && c.Reason == said.Reason {
+			return b.wordResponse(next, b.people(), c.Reason)
+		}
+		return b.operationResponse(next) // what is not kept is not shown as if it were
 	}
+}
+
+// askCancel notes who wants the operation to end, and ends it when nobody works on it.
+// Only the first one counts: asking again is no error, and changes nothing.
+func (r *operationRecord) askCancel(said wire.Cancellation) error {
+	switch {
+	case r.State == wire.StateCancelled || (r.CancelRequested && !r.State.Final()):
+		return errUnchanged
+	case r.State.Final():
+		return conflict("operation %s has ended: %s", r.ID, r.State)
+	case r.Switched:
+		return conflict("the copy of operation %s is already in place", r.ID)
+	}
+	r.CancelRequested, r.Cancellation, r.UpdatedAt = true, &said, said.Time
+	if r.Claim == nil {
+		return r.cancel(said.Time)
+	}
+	return nil
+}
+
+// noteCancel keeps the fact: the audit of the request has neither the reason nor the
+// target, and whether the operation was one's own only in its path.
+func (b *backend) noteCancel(r *operationRecord, path string) {
+	b.noteFact(wire.Fact{
+		EventType: wire.EventCancelRequested, Outcome: wire.OutcomeSuccess, OpID: r.ID, EntityID: r.Cancellation.EntityID,
+		Connection: r.Target, Object: path, Detail: r.Cancellation.Reason,
+	})
 }
 
 // pathOperationText reads a stored text in parts of at most wire.PlanPartBytes.
@@ -316,21 +381,33 @@ func (b *backend) pathOperationText(sees visible, prefix, what string) framework
 		if err != nil {
 			return nil, err
 		}
-		text, err := getText(ctx, req.Storage, prefix+r.ID+"/")
+		below := prefix + r.ID + "/"
+		head, err := getStored[textHead](ctx, req.Storage, below+"head")
 		if err != nil {
 			return nil, err
 		}
-		if text == nil {
+		if head == nil {
 			return nil, notFound("operation %s has no %s", r.ID, what)
 		}
-		parts := splitText(*text)
+		count, read := len(head.Parts), func(n int) (string, error) { return head.part(ctx, req.Storage, below, n) }
+		if count == 0 { // of an earlier version
+			text, err := head.whole(ctx, req.Storage, below)
+			if err != nil {
+				return nil, err
+			}
+			parts := splitText(*text)
+			count, read = len(parts), func(n int) (string, error) { return parts[n], nil }
+		}
 		n, err := strconv.Atoi(fieldOf[string](d, "part"))
-		if err != nil || n < 0 || n >= len(parts) {
-			return nil, invalidField("part", "must be a number from 0 to %d", len(parts)-1)
+		if err != nil || n < 0 || n >= count {
+			return nil, invalidField("part", "must be a number from 0 to %d", count-1)
+		}
+		part, err := read(n)
+		if err != nil {
+			return nil, err
 		}
 		return &logical.Response{Data: map[string]any{
-			"part": strconv.Itoa(n), "parts": strconv.Itoa(len(parts)), "text": parts[n],
-			what + "_digest": wire.Digest([]byte(*text)),
+			"part": strconv.Itoa(n), "parts": strconv.Itoa(count), "text": part, what + "_digest": head.Digest,
 		}}, nil
 	}
 }

@@ -92,7 +92,9 @@ func (b *backend) pathPolicyWrite(ctx context.Context, req *logical.Request, d *
 	if !exists {
 		p = newPolicy()
 	}
-	changePolicy(&p, d)
+	if err := changePolicy(&p, d); err != nil {
+		return nil, err
+	}
 	p.Name = name
 	p.Version++
 	if err := p.Validate(); err != nil {

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -19,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
+	"github.com/dbops-io/vault-plugin-secrets-dbops/testenv"
 )
 
 // Approvals are three plain fields that keep their value, go away with a count of
@@ -139,7 +138,7 @@ func TestFields_EmptyTextClears(t *testing.T) {
 // Every map in the API is one of those that the empty text clears.
 func TestFields_MapsAreKVPairs(t *testing.T) {
 	t.Parallel()
-	for _, path := range newBackend(DefaultVersion, time.Now).paths() {
+	for _, path := range newBackend(DefaultVersion, time.Now, systemUptime()).paths() {
 		for name, schema := range path.Fields {
 			require.NotEqual(t, framework.TypeMap, schema.Type, "%s of %s: clearMaps does not know it", name, path.Pattern)
 		}
@@ -173,6 +172,12 @@ func TestPolicies_Presets(t *testing.T) {
 	data := m.must(m.read("", "policies/mine"))
 	require.EqualValues(t, 7, data["max_operations_per_hour"], "given beside the preset, kept after it")
 	require.EqualValues(t, 85, data["score"])
+
+	m.must(m.write("", "policies/maximum", "preset", ""))
+	data = m.must(m.read("", "policies/maximum"))
+	require.Empty(t, data["preset"])
+	require.Equal(t, []any{10.0, false, "100"}, []any{data["max_operations_per_hour"], data["allow_cross_engine_operations"], fmt.Sprint(data["score"])},
+		"without its preset a policy keeps the rules")
 
 	for _, field := range []string{"require_authentication", "enable_network_isolation"} {
 		for _, name := range []string{"mine", "dev"} {
@@ -477,12 +482,7 @@ func TestPolicies_StoredBeforeTheLaterRules(t *testing.T) {
 // README describes every field of a policy in its table, and no other.
 func TestPolicies_FieldsStandInREADME(t *testing.T) {
 	t.Parallel()
-	content, err := os.ReadFile(filepath.Join("..", "README.md"))
-	require.NoError(t, err)
-	_, rest, found := strings.Cut(string(content), "<!-- policy fields: checked by a test -->")
-	require.True(t, found)
-	table, _, found := strings.Cut(rest, "<!-- /policy fields -->")
-	require.True(t, found)
+	table := testenv.InREADME(t, "<!-- policy fields: checked by a test -->", "<!-- /policy fields -->")
 	var described []string
 	for line := range strings.Lines(table) {
 		if cells := strings.Split(line, "|"); len(cells) > 1 {
@@ -503,13 +503,7 @@ func TestPolicies_FieldsStandInREADME(t *testing.T) {
 // The commands of README's section on policies work as they stand there.
 func TestPolicies_CommandsOfREADME(t *testing.T) {
 	t.Parallel()
-	content, err := os.ReadFile(filepath.Join("..", "README.md"))
-	require.NoError(t, err)
-	_, section, found := strings.Cut(string(content), "\n## Policies\n")
-	require.True(t, found)
-	section, _, found = strings.Cut(section, "\n## ")
-	require.True(t, found)
-
+	section := testenv.InREADME(t, "\n## Policies\n", "\n## ")
 	m := newDesk(t)
 	m.must(m.write("", "policies/dev", "targets", "staging,dev-7"))
 	m.cloneInto("dev-7")
@@ -532,4 +526,51 @@ func TestPolicies_CommandsOfREADME(t *testing.T) {
 	}
 	require.Equal(t, 2, commands)
 	require.Equal(t, "balanced", m.must(m.read("", "policies/dev"))["preset"])
+}
+
+func TestPolicies_FieldsAndErrors(t *testing.T) {
+	t.Parallel()
+	m := newDesk(t)
+	read := m.must(m.read("", "policies/dev"))
+	require.Equal(t, []any{alice}, read["entities"])
+	require.Equal(t, true, read["require_authentication"])
+	require.Equal(t, true, read["enable_network_isolation"])
+	require.Equal(t, true, read["audit_operations"])
+	require.Equal(t, false, read["allow_cross_engine_operations"])
+	for field, value := range map[string]any{"sources": "", "allowed_operations": "clon", "max_rows": -1, "operations": "x"} {
+		resp, err := m.write("", "policies/dev", field, value)
+		require.Equal(t, field, m.refused(wire.CodeInvalid, resp, err).Field)
+	}
+	resp, err := m.write("", "policies/new", "sources", "*", "targets", "*")
+	require.Equal(t, "entities", m.refused(wire.CodeInvalid, resp, err).Field)
+	require.Equal(t, []string{"dev"}, m.must(m.handle("", logical.ListOperation, "policies/"))["keys"])
+	m.must(m.handle("", logical.DeleteOperation, "policies/dev"))
+	resp, err = m.read("", "policies/dev")
+	require.NoError(t, err)
+	require.Nil(t, resp)
+}
+
+// A dry run answers what a request would get, and counts nothing.
+func TestPolicies_Evaluate(t *testing.T) {
+	t.Parallel()
+	m := newDesk(t)
+	m.must(m.write("", "policies/dev", "max_operations_per_hour", 1))
+	m.must(m.write("", "policies/freeze", "entities", bob, "sources", "*", "targets", "*"))
+	ask := func(name, entity string) wire.Decision {
+		data := m.must(m.read("", "policies/"+name+"/evaluate", "source", "prod", "target", "staging", "entity_id", entity))
+		all, ok := data["all"].(map[string]any)
+		require.True(t, ok)
+		require.Equal(t, data["allowed"], all["allowed"])
+		return into[wire.Decision](m, data)
+	}
+	require.True(t, ask("dev", alice).Allowed)
+	require.True(t, ask("dev", alice).Allowed)
+	require.Equal(t, "default_deny", ask("dev", bob).Rule)
+	require.Equal(t, "allowed_operations", ask("freeze", bob).Rule)
+	m.clone()
+	require.Equal(t, wire.CodeRateLimited, ask("dev", alice).Code)
+	resp, err := m.read("", "policies/none/evaluate", "source", "prod", "target", "staging", "entity_id", alice)
+	m.refused(wire.CodeNotFound, resp, err)
+	resp, err = m.read("", "policies/dev/evaluate", "source", "prod", "target", "staging")
+	m.refused(wire.CodeNoIdentity, resp, err)
 }

@@ -76,9 +76,9 @@ func (b *backend) pathPostureConnectionRead(ctx context.Context, req *logical.Re
 // answerPosture looks at the servers of connections and judges what was seen, with
 // everything else of the mount when whole is set.
 func (b *backend) answerPosture(ctx context.Context, req *logical.Request, data *framework.FieldData, connections []*connection, mount posture.Mount, whole bool) (*logical.Response, error) {
-	maxAge := time.Duration(field[int](data, "max_age")) * time.Second
-	if maxAge < 0 {
-		return nil, invalidField("max_age", "must not be negative; 0 looks again")
+	maxAge, err := durationOf(data, "max_age", field[int](data, "max_age"))
+	if err != nil {
+		return nil, err
 	}
 	b.lookAt(ctx, connections, maxAge)
 

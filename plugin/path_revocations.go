@@ -13,7 +13,7 @@ func (b *backend) revocationPaths() []*framework.Path {
 	return []*framework.Path{
 		{
 			Pattern:      "revocations/?$",
-			Callbacks:    map[logical.Operation]framework.OperationFunc{logical.ListOperation: b.pathRevocationList},
+			Callbacks:    map[logical.Operation]framework.OperationFunc{logical.ListOperation: listNames(prefixRevocation)},
 			HelpSynopsis: "List the logins that could not be ended yet.",
 		},
 		{
@@ -26,14 +26,6 @@ func (b *backend) revocationPaths() []*framework.Path {
 			HelpDescription: "Entries are tried for ever, with growing pauses of at most 10 minutes, 24 seconds while the server cannot be reached, and vanish when the login is gone.",
 		},
 	}
-}
-
-func (b *backend) pathRevocationList(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
-	ids, err := listStored(ctx, req.Storage, prefixRevocation)
-	if err != nil {
-		return nil, err
-	}
-	return logical.ListResponse(ids), nil
 }
 
 func (b *backend) pathRevocationRead(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {

@@ -38,7 +38,7 @@ func (b *backend) rolePaths() []*framework.Path {
 	return []*framework.Path{
 		{
 			Pattern:      "roles/?$",
-			Callbacks:    map[logical.Operation]framework.OperationFunc{logical.ListOperation: b.pathRoleList},
+			Callbacks:    map[logical.Operation]framework.OperationFunc{logical.ListOperation: listNames(prefixRole)},
 			HelpSynopsis: "List the roles.",
 		},
 		{
@@ -62,26 +62,13 @@ func (b *backend) rolePaths() []*framework.Path {
 				logical.ReadOperation:   b.pathRoleRead,
 				logical.DeleteOperation: b.pathRoleDelete,
 			},
-			ExistenceCheck: b.pathRoleExists,
+			ExistenceCheck: b.roles.exists,
 			HelpSynopsis:   "Manage the roles that creds/ and operations make logins by.",
 			HelpDescription: `
 The same fields as in Vault's database secrets engine. Logins stay revocable after
 their role is gone.`,
 		},
 	}
-}
-
-func (b *backend) pathRoleExists(ctx context.Context, req *logical.Request, data *framework.FieldData) (bool, error) {
-	r, err := b.roles.get(ctx, req.Storage, field[string](data, "name"))
-	return r != nil, err
-}
-
-func (b *backend) pathRoleList(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
-	names, err := listStored(ctx, req.Storage, prefixRole)
-	if err != nil {
-		return nil, err
-	}
-	return logical.ListResponse(names), nil
 }
 
 func (b *backend) pathRoleRead(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
@@ -172,11 +159,8 @@ func mergeRole(before *role, name string, data *framework.FieldData) (*role, err
 		}
 	}
 	for name, ttl := range map[string]*time.Duration{"default_ttl": &r.DefaultTTL, "max_ttl": &r.MaxTTL} {
-		if value, ok := givenField[int](data, name); ok {
-			*ttl = time.Duration(value) * time.Second
-		}
-		if *ttl < 0 {
-			return nil, invalidField(name, "is negative")
+		if err := setDuration(data, name, ttl); err != nil {
+			return nil, err
 		}
 	}
 	if err := r.merge(data); err != nil {

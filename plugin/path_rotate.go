@@ -57,7 +57,7 @@ func (b *backend) pathRotateAll(ctx context.Context, req *logical.Request, data 
 	if err != nil {
 		return nil, err
 	}
-	since := b.now()
+	since := b.now().Round(0) // which wish it is, too
 	if len(names) > 0 {
 		if err := putStored(ctx, req.Storage, prefixRotationAll+name, wish{Since: since}); err != nil {
 			return nil, err
@@ -65,7 +65,7 @@ func (b *backend) pathRotateAll(ctx context.Context, req *logical.Request, data 
 		b.rotations.setWish(name, since)
 	}
 	for _, roleName := range names {
-		b.rotations.put(staticRoleKey(roleName), name, since)
+		b.rotations.put(staticRoleKey(roleName), name, 0, true)
 	}
 	return &logical.Response{Data: map[string]any{"roles": names, "count": len(names)}}, nil
 }

@@ -70,18 +70,21 @@ func (b *backend) pathSettingsRead(ctx context.Context, req *logical.Request, _ 
 }
 
 func (b *backend) pathSettingsWrite(ctx context.Context, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
-	seconds, given := fieldGiven[int](d, "retention")
-	retention := time.Duration(seconds) * time.Second
+	retention, given, err := durationGiven(d, "retention")
 	switch {
+	case err != nil:
+		return nil, err
 	case !given:
 		return nil, invalidField("retention", "is missing; it is the one setting there is")
-	case seconds < 0 || seconds != 0 && retention < shortestRetention:
+	case retention != 0 && retention < shortestRetention:
 		return nil, &wire.Error{
 			Code: wire.CodeInvalid, Field: "retention", Reason: "is less than " + shortestRetention.String(),
 			Hint: "give at least 24h, or 0 to keep operations for ever",
 		}
-	case retention/time.Second != time.Duration(seconds):
-		return nil, invalidField("retention", "is longer than can be counted; 0 keeps operations for ever")
 	}
-	return nil, putStored(ctx, req.Storage, keySettings, settings{Retention: retention})
+	if err := putStored(ctx, req.Storage, keySettings, settings{Retention: retention}); err != nil {
+		return nil, err
+	}
+	b.pruneSoon(req.Storage)
+	return nil, nil
 }

@@ -58,9 +58,8 @@ func (b *backend) pathStaticCredsRead(ctx context.Context, req *logical.Request,
 	} else {
 		answer["password"] = r.Credential.Password
 	}
-	if due := b.dueAt(r); !r.NextRotation.IsZero() && !due.IsZero() {
-		left := due.Sub(b.now()).Round(time.Second)
-		answer["ttl"] = max(int64(left/time.Second), 0)
+	if left, ever := b.staticRoleLeft(r); !r.NextRotation.IsZero() && ever {
+		answer["ttl"] = max(int64(left.Round(time.Second)/time.Second), 0)
 		answer["rotation_period"] = int64(r.Rotation.interval(r.NextRotation) / time.Second)
 	}
 	r.Rotation.showSchedule(answer)

@@ -33,8 +33,11 @@ type staticRole struct {
 
 	Credential   storedCredential `json:"credential"`
 	LastRotation time.Time        `json:"last_rotation,omitzero"`
-	// NextRotation is when it is due; zero is never.
+	// NextRotation is when it is due by the wall clock; zero is never.
 	NextRotation time.Time `json:"next_rotation,omitzero"`
+	// Planned is when that was planned.
+	Planned   clockPoint `json:"planned,omitzero"`
+	Fulfilled demands    `json:"fulfilled,omitzero"`
 }
 
 // detailSelfManaged marks a connection without a user of its own: each static
@@ -49,7 +52,7 @@ func (b *backend) staticRolePaths() []*framework.Path {
 	return []*framework.Path{
 		{
 			Pattern:      "static-roles/?$",
-			Callbacks:    map[logical.Operation]framework.OperationFunc{logical.ListOperation: b.pathStaticRoleList},
+			Callbacks:    map[logical.Operation]framework.OperationFunc{logical.ListOperation: listNames(prefixStaticRole)},
 			HelpSynopsis: "List the static roles.",
 		},
 		{
@@ -61,7 +64,7 @@ func (b *backend) staticRolePaths() []*framework.Path {
 				logical.ReadOperation:   b.pathStaticRoleRead,
 				logical.DeleteOperation: b.pathStaticRoleDelete,
 			},
-			ExistenceCheck: b.pathStaticRoleExists,
+			ExistenceCheck: b.staticRoles.exists,
 			HelpSynopsis:   "Manage the static roles: logins that exist and whose credentials are rotated.",
 			HelpDescription: `
 The same fields as in Vault's database secrets engine, and those of its enterprise
@@ -89,19 +92,6 @@ func staticRoleFields() map[string]*framework.FieldSchema {
 		"password":              {Type: framework.TypeString, DisplayAttrs: &framework.DisplayAttributes{Sensitive: true}, Description: "The login's present password."},
 		"self_managed_password": {Type: framework.TypeString, DisplayAttrs: &framework.DisplayAttributes{Sensitive: true}, Description: "The login's present password, with which it changes it itself."},
 	}
-}
-
-func (b *backend) pathStaticRoleExists(ctx context.Context, req *logical.Request, data *framework.FieldData) (bool, error) {
-	r, err := b.staticRoles.get(ctx, req.Storage, field[string](data, "name"))
-	return r != nil, err
-}
-
-func (b *backend) pathStaticRoleList(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
-	names, err := listStored(ctx, req.Storage, prefixStaticRole)
-	if err != nil {
-		return nil, err
-	}
-	return logical.ListResponse(names), nil
 }
 
 func (b *backend) pathStaticRoleRead(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
@@ -190,7 +180,7 @@ func (b *backend) createStaticRole(ctx context.Context, s logical.Storage, name 
 	if err := b.refuseRoleName(ctx, s, name); err != nil {
 		return err
 	}
-	r.NextRotation = r.Rotation.next(b.now())
+	b.planStaticRole(r)
 	return b.storeStaticRole(ctx, s, r)
 }
 
@@ -252,13 +242,14 @@ func (b *backend) updateStaticRole(ctx context.Context, s logical.Storage, name 
 		}
 	}
 	if r.Rotation != before.Rotation {
-		r.NextRotation = r.Rotation.next(b.now())
+		b.planStaticRole(&r)
 	}
 	if r.Credential != before.Credential {
 		// The caller says what the password is; what was begun counts no more.
 		if err := deleteStored(ctx, s, prefixRotationRole+name); err != nil {
 			return err
 		}
+		b.queueStaticRole(before)
 	}
 	return b.storeStaticRole(ctx, s, &r)
 }

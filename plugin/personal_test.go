@@ -44,6 +44,41 @@ func TestPersonal_StoredBefore(t *testing.T) {
 	require.Equal(t, "for [email]", m.operation(op.ID).Reason)
 }
 
+// A request_id is kept and answered without what looks personal, in storage, record and
+// receipt; repeats are known all the same, over restarts, and two that look alike
+// without it are two.
+func TestPersonal_RequestID(t *testing.T) {
+	t.Parallel()
+	m := newDesk(t)
+	const id = "refresh-for bob@example.com"
+	asked := m.clone("request_id", id)
+	require.Equal(t, "refresh-for [email]", asked.RequestID)
+	require.NotEqual(t, asked.ID, m.clone("request_id", "refresh-for eve@example.com").ID)
+	require.NotEqual(t, asked.ID, m.clone("request_id", "refresh-for [email]").ID)
+	m.restart()
+	require.Equal(t, asked.ID, m.clone("request_id", id).ID, "a repeat is still one")
+	resp, err := m.write(alice, "clone/prod/staging", "request_id", id, "jobs", "3")
+	m.refused(wire.CodeRequestIDReused, resp, err)
+	entry, err := m.storage.Get(t.Context(), prefixOperation+asked.ID)
+	require.NoError(t, err)
+	require.NotContains(t, string(entry.Value), "bob@")
+	m.must(m.write(alice, "operations/"+asked.ID+"/cancel"))
+	m.settle()
+	require.Equal(t, "refresh-for [email]", m.receipt(asked.ID).Predicate.Attested.Request.RequestID)
+
+	// One that an earlier version has stored as it was.
+	old := m.clone("request_id", "r1")
+	_, err = m.b.updateOperation(t.Context(), m.storage, old.ID, func(r *operationRecord) error {
+		r.RequestID, r.RequestKey = "for carol@example.com", ""
+		return nil
+	})
+	require.NoError(t, err)
+	m.restart()
+	again := m.clone("request_id", "for carol@example.com")
+	require.Equal(t, old.ID, again.ID)
+	require.Equal(t, "for [email]", again.RequestID)
+}
+
 // Events are in the vocabulary, that of earlier agents included, whose spools may
 // still hold some.
 func TestEvents_Vocabulary(t *testing.T) {

@@ -2,11 +2,14 @@ package plugin
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 	"unicode/utf8"
 
 	"github.com/hashicorp/vault/sdk/logical"
@@ -26,31 +29,116 @@ type textHead struct {
 	Bytes  int    `json:"bytes"` // uncompressed
 	Chunks int    `json:"chunks"`
 	Name   string `json:"name"` // of the chunks: <name>-<n>
+	// Parts are what [splitText] makes of the text, each compressed by itself, so that
+	// one is read without the others. Texts of earlier versions have none.
+	Parts []textPart `json:"parts,omitempty"`
+}
+
+// textPart is one part: where it ends among the bytes of all chunks, and its digest.
+type textPart struct {
+	End    int    `json:"end"`
+	Digest string `json:"digest"`
 }
 
 // putText stores text below prefix (which ends with a slash) in chunks, the head
 // last. Name must differ between texts that may be written for the same prefix, so
 // that a crash never leaves a head with somebody else's chunks.
 func putText(ctx context.Context, s logical.Storage, prefix, name, text string) error {
+	head, err := putChunks(ctx, s, prefix, name, text)
+	if err != nil {
+		return err
+	}
+	return putStored(ctx, s, prefix+"head", head)
+}
+
+// putChunks stores the chunks of a text and returns the head that is still to be
+// stored.
+func putChunks(ctx context.Context, s logical.Storage, prefix, name, text string) (textHead, error) {
 	encoder, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1))
 	if err != nil {
-		return fmt.Errorf("compress %s: %w", prefix, err)
-	}
-	packed := encoder.EncodeAll([]byte(text), nil)
-	if err := encoder.Close(); err != nil {
-		return fmt.Errorf("compress %s: %w", prefix, err)
+		return textHead{}, fmt.Errorf("compress %s: %w", prefix, err)
 	}
 	head := textHead{Digest: wire.Digest([]byte(text)), Bytes: len(text), Name: name}
+	var packed []byte
+	for _, part := range splitText(text) {
+		packed = encoder.EncodeAll([]byte(part), packed)
+		head.Parts = append(head.Parts, textPart{End: len(packed), Digest: wire.Digest([]byte(part))})
+	}
+	if err := encoder.Close(); err != nil {
+		return textHead{}, fmt.Errorf("compress %s: %w", prefix, err)
+	}
 	for start := 0; start == 0 || start < len(packed); start += storedChunkBytes {
 		chunk := packed[start:min(len(packed), start+storedChunkBytes)]
 		key := prefix + name + "-" + strconv.Itoa(head.Chunks)
 		if err := s.Put(ctx, &logical.StorageEntry{Key: key, Value: chunk}); err != nil {
-			return fmt.Errorf("store %s: %w", key, err)
+			return textHead{}, fmt.Errorf("store %s: %w", key, err)
 		}
 		head.Chunks++
 	}
-	return putStored(ctx, s, prefix+"head", head)
+	return head, nil
 }
+
+// draftText is a text whose chunks are stored and whose head is not, so that nobody
+// sees it. The long writing needs no lock that way: only who publishes it, with one
+// short write, has to have the right to under the lock of whose text it is.
+type draftText struct {
+	prefix    string
+	head      textHead
+	published bool // or perhaps: that was tried
+}
+
+// draft stores the chunks of a text below prefix, under a name that no other text has,
+// not even one by the same claim at the same time. When it fails nothing is left; else
+// the caller has to [draftText.settle] it.
+func draft(ctx context.Context, s logical.Storage, prefix, fence, text string) (*draftText, error) {
+	d := &draftText{prefix: prefix}
+	name := fence + "-" + rand.Text()
+	var err error
+	if d.head, err = putChunks(ctx, s, prefix, name, text); err != nil {
+		d.head.Name = name
+		return nil, errors.Join(err, d.settle(ctx, s, false))
+	}
+	return d, nil
+}
+
+// publish makes it the text of its prefix.
+func (d *draftText) publish(ctx context.Context, s logical.Storage) error {
+	d.published = true
+	return putStored(ctx, s, d.prefix+"head", d.head)
+}
+
+// settle removes what nobody will read: a draft that was not published, or, when it was
+// and that is recorded, what a crash left of others: none of them may be published any
+// more. In between its head may be there or not, and all chunks stay. A client that has
+// gone does not hinder it.
+func (d *draftText) settle(ctx context.Context, s logical.Storage, recorded bool) error {
+	mine := d.head.Name + "-"
+	unread := func(name string) bool { return strings.HasPrefix(name, mine) }
+	switch {
+	case recorded:
+		unread = func(name string) bool { return name != "head" && !strings.HasPrefix(name, mine) }
+	case d.published:
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
+	defer cancel()
+	names, err := listStored(ctx, s, d.prefix)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if !unread(name) {
+			continue
+		}
+		if err := deleteStored(ctx, s, d.prefix+name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// settleTimeout bounds the removal of chunks.
+const settleTimeout = 30 * time.Second
 
 // getText reads what putText stored. It returns nil without an error when there
 // is none, and an error when the bytes are not those that were stored.
@@ -59,9 +147,47 @@ func getText(ctx context.Context, s logical.Storage, prefix string) (*string, er
 	if err != nil || head == nil {
 		return nil, err
 	}
+	return head.whole(ctx, s, prefix)
+}
+
+// whole reads the text.
+func (h *textHead) whole(ctx context.Context, s logical.Storage, prefix string) (*string, error) {
+	packed, err := h.chunks(ctx, s, prefix, 0, h.Chunks)
+	if err != nil {
+		return nil, err
+	}
+	content, err := unpack(prefix, packed, 2*wire.PlanMaxBytes, h.Digest)
+	if err != nil {
+		return nil, err
+	}
+	text := string(content)
+	return &text, nil
+}
+
+// part reads one of its parts.
+func (h *textHead) part(ctx context.Context, s logical.Storage, prefix string, n int) (string, error) {
+	start, end := 0, h.Parts[n].End
+	if n > 0 {
+		start = h.Parts[n-1].End
+	}
+	first := start / storedChunkBytes
+	packed, err := h.chunks(ctx, s, prefix, first, (end+storedChunkBytes-1)/storedChunkBytes)
+	if err != nil {
+		return "", err
+	}
+	skipped := first * storedChunkBytes
+	if start < skipped || end-skipped > len(packed) || start > end {
+		return "", fmt.Errorf("read %s: part %d is not where its head says", prefix, n)
+	}
+	content, err := unpack(prefix, packed[start-skipped:end-skipped], 2*wire.PlanPartBytes, h.Parts[n].Digest)
+	return string(content), err
+}
+
+// chunks reads those from first on, before end.
+func (h *textHead) chunks(ctx context.Context, s logical.Storage, prefix string, first, end int) ([]byte, error) {
 	var packed []byte
-	for n := range head.Chunks {
-		key := prefix + head.Name + "-" + strconv.Itoa(n)
+	for n := first; n < end; n++ {
+		key := prefix + h.Name + "-" + strconv.Itoa(n)
 		entry, err := s.Get(ctx, key)
 		if err != nil {
 			return nil, fmt.Errorf("read %s: %w", key, err)
@@ -71,7 +197,12 @@ func getText(ctx context.Context, s logical.Storage, prefix string) (*string, er
 		}
 		packed = append(packed, entry.Value...)
 	}
-	decoder, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(2*wire.PlanMaxBytes))
+	return packed, nil
+}
+
+// unpack decompresses at most limit bytes, which have to have the digest.
+func unpack(prefix string, packed []byte, limit uint64, digest string) ([]byte, error) {
+	decoder, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(limit))
 	if err != nil {
 		return nil, fmt.Errorf("decompress %s: %w", prefix, err)
 	}
@@ -80,11 +211,10 @@ func getText(ctx context.Context, s logical.Storage, prefix string) (*string, er
 	if err != nil {
 		return nil, fmt.Errorf("decompress %s: %w", prefix, err)
 	}
-	if wire.Digest(content) != head.Digest {
+	if wire.Digest(content) != digest {
 		return nil, fmt.Errorf("read %s: the stored text does not have its digest", prefix)
 	}
-	text := string(content)
-	return &text, nil
+	return content, nil
 }
 
 // splitText cuts text into parts of at most wire.PlanPartBytes, between

@@ -81,8 +81,8 @@ func policyFields() map[string]*framework.FieldSchema {
 	}
 }
 
-// changePolicy puts the fields that were given into p.
-func changePolicy(p *policy.Policy, d *framework.FieldData) {
+// changePolicy puts the fields that were given into p. After an error p is none.
+func changePolicy(p *policy.Policy, d *framework.FieldData) error {
 	if preset, ok := fieldGiven[string](d, policy.FieldPreset); ok {
 		p.ApplyPreset(preset)
 	}
@@ -113,8 +113,8 @@ func changePolicy(p *policy.Policy, d *framework.FieldData) {
 		}
 	}
 	for field, into := range map[string]*time.Duration{policy.RuleMaxDuration: &p.MaxDuration, policy.RuleCloneTTL: &p.CloneTTL} {
-		if seconds, ok := fieldGiven[int](d, field); ok {
-			*into = time.Duration(seconds) * time.Second
+		if err := setDuration(d, field, into); err != nil {
+			return err
 		}
 	}
 	if kinds, ok := fieldGiven[[]string](d, "operations"); ok {
@@ -123,7 +123,9 @@ func changePolicy(p *policy.Policy, d *framework.FieldData) {
 			p.Operations = append(p.Operations, wire.Kind(kind))
 		}
 	}
-	p.Approvals = changeApprovals(p.Approvals, d)
+	var err error
+	p.Approvals, err = changeApprovals(p.Approvals, d)
+	return err
 }
 
 // setGiven sets what was given.
@@ -135,26 +137,35 @@ func setGiven[T any](d *framework.FieldData, fields map[string]*T) {
 	}
 }
 
+// setDuration sets what was given.
+func setDuration(d *framework.FieldData, field string, into *time.Duration) error {
+	value, given, err := durationGiven(d, field)
+	if err == nil && given {
+		*into = value
+	}
+	return err
+}
+
 // changeApprovals is the rule with the fields that were given; a count of 0 takes
 // it away.
-func changeApprovals(was *policy.Approvals, d *framework.FieldData) *policy.Approvals {
+func changeApprovals(was *policy.Approvals, d *framework.FieldData) (*policy.Approvals, error) {
 	var a policy.Approvals
 	if was != nil {
 		a = *was
 	}
 	count, given := fieldGiven[int](d, policy.FieldApprovalsCount)
 	if given && count == 0 {
-		return nil
+		return nil, nil
 	}
 	setGiven(d, map[string]*int{policy.FieldApprovalsCount: &a.Count})
 	setGiven(d, map[string]*[]string{policy.FieldApprovalsGroups: &a.Groups})
-	if seconds, ok := fieldGiven[int](d, policy.FieldApprovalsTTL); ok {
-		a.TTL = time.Duration(seconds) * time.Second
+	if err := setDuration(d, policy.FieldApprovalsTTL, &a.TTL); err != nil {
+		return nil, err
 	}
 	if a.Count == 0 && len(a.Groups) == 0 && a.TTL == 0 {
-		return nil
+		return nil, nil
 	}
-	return &a
+	return &a, nil
 }
 
 // policyData is what a read of p answers: every field under the name and in the

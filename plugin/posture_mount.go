@@ -31,11 +31,15 @@ func (b *backend) postureMount(ctx context.Context, s logical.Storage, connectio
 		if err != nil {
 			return posture.Mount{}, err
 		}
-		m.Connections = append(m.Connections, posture.Connection{
+		seen := posture.Connection{
 			Connection:  policy.Connection{Name: c.Name, Engine: c.product.engine, Labels: facts.Labels, Protected: facts.Protected},
 			OwnPassword: c.rotatableRoot() == nil,
 			RootRotated: c.LastRootRotation, RootDue: c.NextRootRotation, Revocations: ending[c.Name],
-		})
+		}
+		if found, ok := b.accounts.strangers.of(c.ID, m.Now); ok {
+			seen.Strangers, seen.Stranger, seen.StrangerSeen = found.count, found.latest, found.at
+		}
+		m.Connections = append(m.Connections, seen)
 	}
 	roles, err := listStored(ctx, s, prefixStaticRole)
 	if err != nil {
@@ -47,7 +51,11 @@ func (b *backend) postureMount(ctx context.Context, s logical.Storage, connectio
 			return posture.Mount{}, err
 		}
 		if r != nil {
-			m.StaticRoles = append(m.StaticRoles, posture.StaticRole{Name: name, Due: b.dueAt(r)})
+			role := posture.StaticRole{Name: name}
+			if left, ever := b.staticRoleLeft(r); ever {
+				role.Due = m.Now.Add(left)
+			}
+			m.StaticRoles = append(m.StaticRoles, role)
 		}
 	}
 	m.Agents = b.postureAgents()

@@ -467,10 +467,11 @@ func TestPreset_Redis(t *testing.T) {
 			require.True(t, err == nil || errors.Is(err, goredis.Nil), "%s: %v: %v", test.name, command, err)
 		}
 		for _, command := range test.refused {
-			// A server before the command has no right to refuse.
-			err := user.Do(t.Context(), command...).Err()
-			require.Error(t, err, "%s: %v", test.name, command)
-			require.Regexp(t, "NOPERM|unknown command", err.Error(), "%s: %v", test.name, command)
+			why := "NOPERM"
+			if command[0] == "FUNCTION" && !knowsChannels(r) {
+				why = "unknown command" // nor has Redis 6.0 functions
+			}
+			require.ErrorContains(t, user.Do(t.Context(), command...).Err(), why, "%s: %v", test.name, command)
 		}
 		require.NoError(t, user.Close())
 		_, err := m.revoke(response.Secret)

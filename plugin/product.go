@@ -1,6 +1,7 @@
 package plugin
 
 import (
+	"maps"
 	"slices"
 	"strings"
 
@@ -70,6 +71,28 @@ type usernameRule struct {
 	// id put in: V_<mount>_<display>_<role>_<random>_<unix time>, all upper case.
 	upper                 bool
 	display, role, random int
+}
+
+// sqlDetails are the keys that every SQL database has, and those of its product.
+func sqlDetails(more map[string]detailKind) map[string]detailKind {
+	details := map[string]detailKind{
+		"connection_url":          detailString,
+		"username":                detailString,
+		"password":                detailSecret,
+		"max_open_connections":    detailNumber,
+		"max_idle_connections":    detailNumber,
+		"max_connection_lifetime": detailDuration,
+		"disable_escaping":        detailFlag,
+		"username_template":       detailString,
+		"tls_ca":                  detailString,
+		"auth_type":               detailString,
+		"service_account_json":    detailSecret,
+		"use_private_ip":          detailFlag,
+		"use_psc":                 detailFlag,
+		detailSelfManaged:         detailFlag,
+	}
+	maps.Copy(details, more)
+	return details
 }
 
 // products are all that connections can lead to.

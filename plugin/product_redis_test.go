@@ -170,7 +170,7 @@ func TestRedis_Orphans(t *testing.T) {
 	require.Eventually(t, func() bool {
 		names, err := driver.Logins(t.Context(), "V_")
 		return err == nil && len(names) == 1 && names[0].Name == foreign
-	}, 5*time.Second, 20*time.Millisecond)
+	}, 30*time.Second, 20*time.Millisecond)
 }
 
 // Operations do not work on Redis, and say so.

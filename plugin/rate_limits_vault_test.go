@@ -87,8 +87,16 @@ func TestVault_LimitHoldsWhenTheClockGoesBack(t *testing.T) {
 // binary must be testenv's FaultPlugin.
 func (d *vaultDesk) setClock(offset time.Duration) {
 	d.t.Helper()
-	require.NoError(d.t, os.WriteFile(d.v.PluginFile(".clock-offset"), []byte(offset.String()), 0o600))
+	setClock(d.t, d.v, offset)
 	d.killPlugin()
+}
+
+// setClock sets the clock of the plugin, which is testenv's FaultPlugin, while it runs.
+func setClock(t *testing.T, v *testenv.VaultServer, offset time.Duration) {
+	t.Helper()
+	path := v.PluginFile(".clock-offset")
+	require.NoError(t, os.WriteFile(path+".new", []byte(offset.String()), 0o600))
+	require.NoError(t, os.Rename(path+".new", path)) // it is read at any time
 }
 
 // stored are the ids of all operations.

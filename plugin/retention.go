@@ -23,6 +23,13 @@ const (
 	pruneTimeout = 30 * time.Second
 )
 
+// Where builds for tests can be killed, see fault.go.
+const (
+	kindRetention rotationKind  = "retention"
+	pointMarked   rotationPoint = "marked"  // the record says that it is being removed
+	pointEmptied  rotationPoint = "emptied" // its texts are gone
+)
+
 // pruneSoon begins a round in the background, unless one is going on. Only the node
 // that may write does.
 func (b *backend) pruneSoon(s logical.Storage) {
@@ -98,11 +105,13 @@ func (b *backend) pruneOperation(ctx context.Context, s logical.Storage, id stri
 			return false, err
 		}
 	}
+	fault(kindRetention, pointMarked)
 	for _, prefix := range []string{prefixPlan, prefixReport, prefixReceipt} {
 		if err := deleteText(ctx, s, prefix+id+"/"); err != nil {
 			return false, err
 		}
 	}
+	fault(kindRetention, pointEmptied)
 	if err := deleteStored(ctx, s, prefixOperation+id); err != nil {
 		return false, err
 	}

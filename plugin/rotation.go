@@ -37,8 +37,10 @@ const (
 	pointRemoved   rotationPoint = "removed"   // the intention is removed
 )
 
-// intention is the entry under rotation/role/ and rotation/root/.
+// intention is the entry under rotation/role/ and rotation/own/.
 type intention struct {
+	// Connection is the name of the connection whose own user is rotated.
+	Connection   string           `json:"connection,omitempty"`
 	ConnectionID string           `json:"connection_id"`
 	Username     string           `json:"username"`
 	Credential   storedCredential `json:"credential"`
@@ -114,7 +116,16 @@ func (ch change) applySelf(ctx context.Context, request account.RotateRequest) (
 		candidates = []storedCredential{ch.next, ch.old}
 	}
 	for _, candidate := range candidates {
-		err = ch.connection.as(ch.username, candidate.password(), func(driver account.Driver) error { return driver.Rotate(ctx, request) })
+		var login error
+		err = ch.connection.as(ch.username, candidate.password(), func(driver account.Driver) error {
+			err := driver.Rotate(ctx, request)
+			if ch.repeated && refused(err) && !account.Ambiguous(err) {
+				// It may have been refused before anybody logged in, as statements are
+				// that cannot be rendered.
+				login = driver.Login(ctx, ch.username, candidate.password())
+			}
+			return err
+		})
 		switch {
 		case err == nil:
 			return false, nil
@@ -122,6 +133,10 @@ func (ch change) applySelf(ctx context.Context, request account.RotateRequest) (
 			continue
 		case !refused(err) || account.Ambiguous(err):
 			return !ch.repeated && !account.Ambiguous(err), err
+		case loginRefused(login) && candidate == ch.next:
+			continue
+		case login != nil:
+			return false, err
 		case ch.repeated && candidate == ch.next:
 			return false, nil // it logs in
 		default:
@@ -209,7 +224,7 @@ func (b *backend) rotateStaticRole(ctx context.Context, s logical.Storage, name 
 		begun = nil
 	}
 	if onlyDue && begun == nil {
-		if due := b.dueAt(r); due.IsZero() || b.now().Before(due) {
+		if left, ever := b.staticRoleLeft(r); !ever || left > 0 {
 			b.queueStaticRole(r)
 			return nil
 		}
@@ -301,19 +316,27 @@ func (b *backend) storeRotated(ctx context.Context, s logical.Storage, rotated *
 		current = rotated
 	}
 	stored := *current
-	stored.Credential, stored.LastRotation = credential, b.now()
-	stored.NextRotation = stored.Rotation.next(stored.LastRotation)
-	return b.storeStaticRole(ctx, s, &stored)
+	if stored.Fulfilled, err = b.demandsNow(ctx, s, stored.DBName); err != nil {
+		return err
+	}
+	b.planStaticRole(&stored)
+	stored.Credential, stored.LastRotation = credential, stored.Planned.Wall
+	if err := b.storeStaticRole(ctx, s, &stored); err != nil {
+		return err
+	}
+	b.queueStaticRole(&stored)
+	return nil
 }
 
-// storeStaticRole stores a role and queues its next rotation.
+// storeStaticRole stores a role and queues its next rotation, or leaves the one that
+// was begun to be finished.
 func (b *backend) storeStaticRole(ctx context.Context, s logical.Storage, r *staticRole) error {
 	if err := putStored(ctx, s, prefixStaticRole+r.Name, r); err != nil {
 		b.staticRoles.put(r.Name, nil) // whether it was stored is not known
 		return err
 	}
 	b.staticRoles.put(r.Name, r)
-	b.queueStaticRole(r)
+	b.requeueStaticRole(r)
 	return nil
 }
 

@@ -12,8 +12,6 @@ import (
 const (
 	shortestRotation = 5 * time.Second
 	shortestWindow   = time.Hour
-	// longestRotation bounds period and window: beyond, times overflow.
-	longestRotation = 100 * 365 * 24 * time.Hour
 )
 
 // rotationPlan says when a credential is rotated by itself: each period, by a
@@ -42,20 +40,21 @@ func parseSchedule(text string) (cron.Schedule, error) {
 // merge applies the fields of a request. A period takes the place of a schedule
 // and the other way round.
 func (p *rotationPlan) merge(data *framework.FieldData) error {
-	period, hasPeriod := givenField[int](data, "rotation_period")
+	period, hasPeriod, err := durationGiven(data, "rotation_period")
+	if err != nil {
+		return err
+	}
 	schedule, hasSchedule := givenField[string](data, "rotation_schedule")
-	window, hasWindow := givenField[int](data, "rotation_window")
+	window, hasWindow, err := durationGiven(data, "rotation_window")
+	if err != nil {
+		return err
+	}
 	hasPeriod = hasPeriod && (period != 0 || p.Period != 0)
 	if hasPeriod && period != 0 && schedule != "" {
 		return invalidField("rotation_period", "and rotation_schedule exclude each other")
 	}
-	for name, seconds := range map[string]int{"rotation_period": period, "rotation_window": window} {
-		if int64(seconds) > int64(longestRotation/time.Second) || seconds < 0 {
-			return invalidField(name, "is not between 0 and %s", longestRotation)
-		}
-	}
 	if hasPeriod {
-		p.Period = time.Duration(period) * time.Second
+		p.Period = period
 		if period != 0 {
 			p.Schedule, p.Window = "", 0
 		}
@@ -69,7 +68,7 @@ func (p *rotationPlan) merge(data *framework.FieldData) error {
 		}
 	}
 	if hasWindow {
-		p.Window = time.Duration(window) * time.Second
+		p.Window = window
 	}
 	return p.check()
 }

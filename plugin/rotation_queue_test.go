@@ -1,6 +1,7 @@
 package plugin
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -9,6 +10,8 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 	"github.com/stretchr/testify/require"
 
+	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/internal/account"
+	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
 	"github.com/dbops-io/vault-plugin-secrets-dbops/testenv"
 	"github.com/dbops-io/vault-plugin-secrets-dbops/testenv/race"
 )
@@ -23,9 +26,6 @@ const (
 // Two black holes among twenty connections: each role of the others is rotated
 // within its period and ten seconds, again and again.
 func TestRotation_ThousandRoles(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes half a minute")
-	}
 	// Not parallel: it measures time. Periods differ, as they do in life. The race
 	// detector's build has fewer roles: sixty rotations a second are more than it can
 	// do, and what is overloaded is late without a bound.
@@ -40,7 +40,7 @@ func TestRotation_ThousandRoles(t *testing.T) {
 	}
 	p.Exec("postgres", statements...)
 	m := newMount(t, &logical.InmemStorage{})
-	hole := blackHole(t)
+	hole := testenv.BlackHole(t).String()
 	for i := range connections {
 		name := fmt.Sprintf("c%02d", i)
 		if i < 2 {
@@ -105,21 +105,31 @@ func staticWorks(m *engine, p *testenv.PostgresServer, role, username string) bo
 	return false
 }
 
-// Roles that become due at one moment, as after an outage, are worked off at once.
+// Roles that become due at one moment, as after an outage, are worked off at once: in
+// ten seconds or, on a machine so busy that it cannot be done in that, no slower than
+// by asking for one after another.
 func TestRotation_AllDueAtOnce(t *testing.T) {
 	t.Parallel()
-	const roles = 200 / race.Slowdown
+	const (
+		roles = 200 / race.Slowdown
+		asked = 10
+	)
 	m, p := withStatic(t)
 	var statements []string
-	for i := range roles {
+	for i := range roles + asked {
 		statements = append(statements, fmt.Sprintf(`CREATE ROLE svc%d LOGIN ADMIN dbops_root`, i))
 	}
 	p.Exec("postgres", statements...)
-	for i := range roles {
+	for i := range roles + asked {
 		m.must(logical.CreateOperation, fmt.Sprintf("static-roles/r%d", i), map[string]any{
 			"db_name": "prod", "username": fmt.Sprintf("svc%d", i), "rotation_period": "1h", "skip_import_rotation": true, "password": "initial",
 		})
 	}
+	began := time.Now()
+	for i := range asked {
+		m.must(logical.UpdateOperation, fmt.Sprintf("rotate-role/r%d", roles+i), nil)
+	}
+	limit := max(lateness, roles*time.Since(began)/asked)
 	m.start()
 	m.clock.advance(time.Hour + time.Second)
 	due := m.now()
@@ -128,10 +138,11 @@ func TestRotation_AllDueAtOnce(t *testing.T) {
 		require.Eventually(t, func() bool {
 			r, err := m.staticRoles.get(t.Context(), m.storage, name)
 			require.NoError(t, err)
-			require.Less(t, m.now().Sub(due), lateness, name)
+			require.Less(t, m.now().Sub(due), limit, name)
 			return !r.LastRotation.IsZero()
-		}, lateness, 10*time.Millisecond, name)
+		}, limit, 10*time.Millisecond, name)
 	}
+	t.Logf("%d roles were rotated within %s of being due, allowed were %s", roles, m.now().Sub(due), limit)
 }
 
 // start is a time for tables.
@@ -275,4 +286,45 @@ func TestTimetable_FailingRole(t *testing.T) {
 	require.Len(t, taken, 1)
 	require.Equal(t, "third", taken[0].at)
 	require.NotContains(t, table.lanes, "other")
+}
+
+// What was begun stays due when its role or connection is written, and when the clock
+// is set: the server may have the new credential already, which nobody is told.
+func TestRotation_BegunStaysDue(t *testing.T) {
+	t.Parallel()
+	m := newMount(t, &logical.InmemStorage{})
+	for _, name := range []string{"of-role", "of-root"} {
+		m.must(logical.CreateOperation, "config/"+name, map[string]any{
+			"plugin_name": postgresPluginName, "connection_url": "postgresql://{{username}}:{{password}}@127.0.0.1:1/x",
+			"username": "dbops_root", "password": "planted-password", "allowed_roles": "*", "verify_connection": false,
+		})
+	}
+	m.must(logical.CreateOperation, "static-roles/app", map[string]any{
+		"db_name": "of-role", "username": "svc", "rotation_period": "24h", "skip_import_rotation": true, "password": "planted-present",
+	})
+	begun := []rotationKey{staticRoleKey("app"), rootKey("of-root")}
+	for what, change := range map[string]func(){
+		"written": func() {
+			m.must(logical.UpdateOperation, "static-roles/app", map[string]any{"rotation_period": "12h"})
+			m.must(logical.UpdateOperation, "config/of-root", map[string]any{"max_open_connections": 3})
+		},
+		"the clock is set": func() { m.rotations.lookAgain(t.Context(), m.storage) },
+	} {
+		m.rotations.retry(begun[0], "of-role", errors.New("its answer was lost"))
+		m.rotations.retry(begun[1], "of-root", &account.Error{Code: wire.CodeUnavailable})
+		change()
+		taken, _ := m.rotations.take(m.rotations.now().Add(2 * shortestPause))
+		var keys []rotationKey
+		for _, item := range taken {
+			keys = append(keys, item.key)
+			m.rotations.change(func(table *timetable) { table.done(item, unreachable, m.rotations.now()) })
+			m.rotations.retryNow(item.connection)
+		}
+		require.ElementsMatch(t, begun, keys, what)
+	}
+	// The caller says what the password is: nothing that was begun counts any more.
+	m.must(logical.UpdateOperation, "static-roles/app", map[string]any{"password": "planted-other"})
+	taken, _ := m.rotations.take(m.rotations.now().Add(2 * shortestPause))
+	require.Len(t, taken, 1)
+	require.Equal(t, begun[1], taken[0].key)
 }

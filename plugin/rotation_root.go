@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"maps"
-	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
 
@@ -26,9 +25,10 @@ func (s storedConnection) withLogin(username string, password wire.Secret) store
 
 // rotateRoot gives a connection's own user a new password, or completes a
 // rotation that was begun. With onlyDue nothing is done unless it is due or was
-// begun.
+// begun. What was begun on a former connection of the name is no concern of it: see
+// [backend.settleRetired].
 func (b *backend) rotateRoot(ctx context.Context, s logical.Storage, name string, onlyDue bool) error {
-	unlock, err := b.rotationLocks.lock(ctx, prefixRotationRoot+name)
+	c, unlock, err := b.lockRoot(ctx, s, name)
 	if err != nil {
 		return err
 	}
@@ -36,32 +36,27 @@ func (b *backend) rotateRoot(ctx context.Context, s logical.Storage, name string
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rotationLimit)
 	defer cancel()
 
-	c, err := b.connections.get(ctx, s, name)
-	if err != nil {
-		return err
-	}
-	begun, err := getStored[intention](ctx, s, prefixRotationRoot+name)
+	begun, err := getStored[intention](ctx, s, prefixRotationOwn+c.ID)
 	if err != nil {
 		return err
 	}
 	if begun != nil {
-		if err := b.completeRoot(ctx, s, name, c, begun); err != nil {
+		if err := b.completeRoot(ctx, s, c, begun); err != nil || onlyDue {
 			return err
 		}
-		if onlyDue {
+		id := c.ID
+		if c, err = b.usableConnection(ctx, s, name); err != nil {
+			return err
+		}
+		if c.ID != id {
+			return configChanged(name)
+		}
+	}
+	if onlyDue {
+		if left, ever := b.rootLeft(&c.storedConnection); !ever || left > 0 {
+			b.queueRoot(&c.storedConnection)
 			return nil
 		}
-		if c, err = b.connections.get(ctx, s, name); err != nil {
-			return err
-		}
-	}
-	if c == nil {
-		b.rotations.remove(rootKey(name))
-		return notFound("no connection %q; write config/%s first", name, name)
-	}
-	if onlyDue && (c.NextRootRotation.IsZero() || b.now().Before(c.rootDue(b.now()))) {
-		b.rotations.put(rootKey(name), name, c.rootDue(b.now()))
-		return nil
 	}
 	if err := c.rotatableRoot(); err != nil {
 		return err
@@ -71,14 +66,46 @@ func (b *backend) rotateRoot(ctx context.Context, s logical.Storage, name string
 		return err
 	}
 	begun = &intention{
-		ConnectionID: c.ID, Username: c.detail(detailUsername),
+		Connection: c.Name, ConnectionID: c.ID, Username: c.detail(detailUsername),
 		Credential: storedCredential{Password: password.Reveal()}, StartedAt: b.now(),
 	}
 	fault(kindRoot, pointBegun)
-	if err := putStored(ctx, s, prefixRotationRoot+name, begun); err != nil {
+	if err := putStored(ctx, s, prefixRotationOwn+c.ID, begun); err != nil {
 		return err
 	}
 	return b.applyRoot(ctx, s, c, begun, false)
+}
+
+// lockRoot returns the connection that has the name, its own user locked. The lock is
+// that of the connection and not of its name, as the intention is: a former connection
+// of the name, whose server may not answer, holds up no other.
+func (b *backend) lockRoot(ctx context.Context, s logical.Storage, name string) (*connection, func(), error) {
+	if err := b.adoptRoot(ctx, s, name); err != nil {
+		return nil, nil, err
+	}
+	for {
+		c, err := b.usableConnection(ctx, s, name)
+		if err != nil {
+			var e *wire.Error
+			if errors.As(err, &e) && e.Code == wire.CodeNotFound {
+				b.rotations.remove(rootKey(name))
+			}
+			return nil, nil, err
+		}
+		unlock, err := b.rotationLocks.lock(ctx, prefixRotationOwn+c.ID)
+		if err != nil {
+			return nil, nil, err
+		}
+		// It may have been deleted or re-pointed while the lock was waited for.
+		current, err := b.connections.get(ctx, s, name)
+		if err == nil && current != nil && current.ID == c.ID {
+			return current, unlock, nil
+		}
+		unlock()
+		if err != nil {
+			return nil, nil, err
+		}
+	}
 }
 
 // rotatableRoot refuses a connection without a user and password of its own.
@@ -92,60 +119,17 @@ func (c *connection) rotatableRoot() error {
 	return nil
 }
 
-// rootDue is when the own user's password is rotated next; zero is never.
-func (s storedConnection) rootDue(now time.Time) time.Time {
-	if !s.NextRootRotation.IsZero() && s.Rotation.missed(s.NextRootRotation, now) {
-		return s.Rotation.next(now)
+// completeRoot rolls forward a rotation that was begun on c.
+func (b *backend) completeRoot(ctx context.Context, s logical.Storage, c *connection, begun *intention) error {
+	if c.detail(detailUsername) == begun.Username && c.Secrets[detailPassword] != begun.Credential.Password {
+		return b.applyRoot(ctx, s, c, begun, true)
 	}
-	return s.NextRootRotation
-}
-
-// completeRoot rolls a rotation forward, on the connection it was begun on.
-func (b *backend) completeRoot(ctx context.Context, s logical.Storage, name string, c *connection, begun *intention) error {
-	if c == nil || c.ID != begun.ConnectionID {
-		var err error
-		if c, err = b.retired.get(ctx, s, begun.ConnectionID); err != nil {
-			return err
-		}
-	}
-	key := prefixRotationRoot + name
-	if c == nil || c.detail(detailUsername) != begun.Username {
-		// The connection is gone, or has another user now.
-		return deleteStored(ctx, s, key)
-	}
-	if !c.RetiredAt.IsZero() {
-		return b.settleRetired(ctx, s, c, begun)
-	}
-	if c.Secrets[detailPassword] == begun.Credential.Password {
-		if err := deleteStored(ctx, s, key); err != nil {
-			return err
-		}
-		b.rotations.put(rootKey(name), name, c.rootDue(b.now()))
-		return nil
-	}
-	return b.applyRoot(ctx, s, c, begun, true)
-}
-
-// settleRetired finds out whether a rotation that was begun on a connection which has
-// been deleted or re-pointed since took effect. It is not rolled forward: whoever
-// configured the server anew knows the password it has.
-func (b *backend) settleRetired(ctx context.Context, s logical.Storage, c *connection, begun *intention) error {
-	driver, err := c.open()
-	if err == nil {
-		err = driver.Login(ctx, begun.Username, begun.Credential.password())
-	}
-	switch {
-	case err == nil:
-		err = b.storeRootPassword(ctx, s, c, begun)
-	case loginRefused(err):
-		err = nil
-	}
-	if err != nil {
-		err = c.explain(err)
-		b.rotations.retry(rootKey(c.Name), c.Name, err)
+	// The connection has another user now, or the password.
+	if err := deleteStored(ctx, s, prefixRotationOwn+c.ID); err != nil {
 		return err
 	}
-	return deleteStored(ctx, s, prefixRotationRoot+c.Name)
+	b.queueRoot(&c.storedConnection)
+	return nil
 }
 
 // applyRoot makes the server take the new password and stores it.
@@ -164,7 +148,7 @@ func (b *backend) applyRoot(ctx context.Context, s logical.Storage, c *connectio
 	if err != nil {
 		err = c.explain(err)
 		if unchanged {
-			return errors.Join(err, deleteStored(ctx, s, prefixRotationRoot+c.Name))
+			return errors.Join(err, deleteStored(ctx, s, prefixRotationOwn+c.ID))
 		}
 		b.rotations.retry(rootKey(c.Name), c.Name, err)
 		return err
@@ -177,7 +161,7 @@ func (b *backend) applyRoot(ctx context.Context, s logical.Storage, c *connectio
 	fault(kindRoot, pointStored)
 	b.noteRotated(c.Name, "", begun.Username, nil)
 	b.Logger().Info("root credential rotated", "connection", c.Name, "username", begun.Username)
-	if err := deleteStored(ctx, s, prefixRotationRoot+c.Name); err != nil {
+	if err := deleteStored(ctx, s, prefixRotationOwn+c.ID); err != nil {
 		// The next rotation finds that it was completed.
 		b.Logger().Warn("the intention of a completed rotation is left", "connection", c.Name, "error", err)
 	}
@@ -206,25 +190,30 @@ func (b *backend) storeRootPassword(ctx context.Context, s logical.Storage, c *c
 		return err
 	}
 	stored := current.withLogin(begun.Username, begun.Credential.password())
-	stored.LastRootRotation = b.now()
-	stored.planRoot(stored.LastRootRotation)
+	if stored.RootFulfilled, err = b.demandsNow(ctx, s, c.Name); err != nil {
+		return err
+	}
+	b.planRoot(&stored)
+	stored.LastRootRotation = stored.RootPlanned.Wall
+	if err := b.storeRootPlan(ctx, s, stored); err != nil {
+		return err
+	}
+	b.queueRoot(&stored)
+	return nil
+}
+
+// storeRootPlan stores a connection and queues the next rotation of its own user, or
+// leaves the one that was begun to be finished. The caller holds its lock.
+func (b *backend) storeRootPlan(ctx context.Context, s logical.Storage, stored storedConnection) error {
 	next, err := newConnection(stored)
 	if err != nil {
 		return err
 	}
-	if err := putStored(ctx, s, prefixConfig+c.Name, stored); err != nil {
-		b.connections.put(c.Name, nil) // whether it was stored is not known
+	if err := putStored(ctx, s, prefixConfig+stored.Name, stored); err != nil {
+		b.connections.put(stored.Name, nil) // whether it was stored is not known
 		return err
 	}
-	b.connections.put(c.Name, next)
-	b.rotations.put(rootKey(c.Name), c.Name, stored.NextRootRotation)
+	b.connections.put(stored.Name, next)
+	b.requeueRoot(&stored)
 	return nil
-}
-
-// planRoot sets when the own user's password is rotated after a time.
-func (s *storedConnection) planRoot(after time.Time) {
-	s.NextRootRotation = time.Time{}
-	if !s.DisableRotation {
-		s.NextRootRotation = s.Rotation.next(after)
-	}
 }

@@ -2,7 +2,6 @@ package plugin
 
 import (
 	"container/heap"
-	"math/rand/v2"
 	"time"
 )
 
@@ -23,24 +22,22 @@ const (
 	longestRetry  = 10 * time.Minute
 )
 
-// rotationPauseOf is the pause after so many failures, plus or minus a fifth.
-func rotationPauseOf(attempts int, longest time.Duration) time.Duration {
-	pause := longest
-	if attempts < 16 {
-		pause = min(shortestPause<<max(attempts-1, 0), longest)
-	}
-	return pause*4/5 + rand.N(pause*2/5) //nolint:gosec // spreads attempts, protects nothing
-}
-
-// rotationKey names what is rotated: a static role, or a connection's own user.
+// rotationKey names what is rotated: a static role, or a connection's own user. For that
+// of a connection which is retired it is what was begun that is settled; its name is the
+// connection's id then, and so is the name of its lane.
 type rotationKey struct {
-	root bool
-	name string
+	root    bool
+	retired bool
+	name    string
 }
 
 func staticRoleKey(name string) rotationKey { return rotationKey{name: name} }
 
 func rootKey(connection string) rotationKey { return rotationKey{root: true, name: connection} }
+
+func retiredKey(connectionID string) rotationKey {
+	return rotationKey{retired: true, name: connectionID}
+}
 
 // rotationItem is one credential that is rotated by itself.
 type rotationItem struct {
@@ -48,6 +45,9 @@ type rotationItem struct {
 	connection string
 	due        time.Time
 	attempts   int // failures in a row, but for those of the whole connection
+	// unfinished says that it was begun: the server may have the new credential, which
+	// nobody is told before it is due again.
+	unfinished bool
 
 	working bool
 	// at is its connection when it was taken, begun what due was then.
@@ -70,8 +70,8 @@ type lane struct {
 	until time.Time
 }
 
-// timetable knows what is to be rotated next. It only decides; the time is told
-// to it. The zero value is not usable.
+// timetable knows what is to be rotated next. It only decides; the time, by a clock
+// that is never set, is told to it. The zero value is not usable.
 type timetable struct {
 	items map[rotationKey]*rotationItem
 	lanes map[string]*lane // by connection
@@ -90,7 +90,7 @@ func (t *timetable) lane(connection string) *lane {
 	return l
 }
 
-// put sets when key is due; a zero time is never.
+// put sets when key is due; a zero time is never. Nothing of it was begun.
 func (t *timetable) put(key rotationKey, connection string, due time.Time) {
 	item := t.items[key]
 	if due.IsZero() {
@@ -104,17 +104,35 @@ func (t *timetable) put(key rotationKey, connection string, due time.Time) {
 	} else {
 		t.leave(item)
 	}
-	item.connection, item.due, item.attempts = connection, due, 0
+	item.connection, item.due, item.attempts, item.unfinished = connection, due, 0, false
 	t.wait(item)
 }
 
-// retry makes key due after a pause that grows with each failure.
+// plan is put for what may have been begun: that stays due when it is.
+func (t *timetable) plan(key rotationKey, connection string, due time.Time) {
+	item := t.items[key]
+	if item == nil || !item.unfinished {
+		t.put(key, connection, due)
+		return
+	}
+	attempts := item.attempts
+	t.put(key, connection, item.due)
+	item.attempts, item.unfinished = attempts, true
+}
+
+// finish makes what was begun due.
+func (t *timetable) finish(key rotationKey, connection string, due time.Time) {
+	t.put(key, connection, due)
+	t.items[key].unfinished = true
+}
+
+// retry makes what was begun due after a pause that grows with each failure.
 func (t *timetable) retry(key rotationKey, connection string, now time.Time) {
 	attempts := 1
 	if item := t.items[key]; item != nil {
 		attempts = item.attempts + 1
 	}
-	t.put(key, connection, now.Add(rotationPauseOf(attempts, longestRetry)))
+	t.finish(key, connection, now.Add(backOff(attempts, shortestPause, longestRetry)))
 	t.items[key].attempts = attempts
 }
 
@@ -125,7 +143,9 @@ func (t *timetable) retryNow(connection string, now time.Time) {
 	}
 	for key, item := range t.items {
 		if item.connection == connection && item.attempts > 0 {
+			unfinished := item.unfinished
 			t.put(key, connection, now)
+			item.unfinished = unfinished
 		}
 	}
 }
@@ -203,7 +223,7 @@ func (t *timetable) done(item *rotationItem, result outcome, now time.Time) (idl
 		l.width = 1
 		if !now.Before(l.until) { // else another has said so already
 			l.failures++
-			l.until = now.Add(rotationPauseOf(l.failures, longestPause))
+			l.until = now.Add(backOff(l.failures, shortestPause, longestPause))
 		}
 	}
 	item.working = false
@@ -212,7 +232,7 @@ func (t *timetable) done(item *rotationItem, result outcome, now time.Time) (idl
 		// server could not be reached counts against its connection, not against it.
 		if item.due.Equal(item.begun) && result != unreachable {
 			item.attempts++
-			item.due = now.Add(rotationPauseOf(item.attempts, longestRetry))
+			item.due = now.Add(backOff(item.attempts, shortestPause, longestRetry))
 		}
 		t.wait(item)
 	}

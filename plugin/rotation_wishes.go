@@ -68,7 +68,7 @@ func (q *rotationQueue) forgetWish(ctx context.Context, s logical.Storage, conne
 		return err
 	}
 	for _, name := range names {
-		if r, err := q.b.staticRoles.get(ctx, s, name); err != nil || r != nil && r.LastRotation.Before(since) {
+		if r, err := q.b.staticRoles.get(ctx, s, name); err != nil || r != nil && !r.Fulfilled.All.Equal(since) {
 			return err
 		}
 	}

@@ -12,7 +12,8 @@ import (
 
 const (
 	// identityTimeout bounds what a request waits for servers to say who they are.
-	// A server that does not answer is compared when the plan arrives.
+	// A server that does not answer a requester is compared when the plan arrives,
+	// and none is accepted before; see [backend.ownLook].
 	identityTimeout = 1500 * time.Millisecond
 	// askedAtOnce bounds the servers asked at a time.
 	askedAtOnce = 8

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 )
 
@@ -64,4 +65,15 @@ func listStored(ctx context.Context, s logical.Storage, prefix string) ([]string
 		return nil, fmt.Errorf("list %s: %w", strings.TrimSuffix(prefix, "/"), err)
 	}
 	return names, nil
+}
+
+// listNames answers the names stored directly below prefix.
+func listNames(prefix string) framework.OperationFunc {
+	return func(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+		names, err := listStored(ctx, req.Storage, prefix)
+		if err != nil {
+			return nil, err
+		}
+		return logical.ListResponse(names), nil
+	}
 }

@@ -2,6 +2,7 @@ package plugin
 
 import (
 	"context"
+	"math/rand/v2"
 	"sync"
 	"time"
 )
@@ -80,4 +81,46 @@ func (w *work) stop(limit time.Duration) {
 	case <-done:
 	case <-timer.C:
 	}
+}
+
+// rounds yields every so often, and when woken, until ctx ends. Nothing wakes it where
+// wake is nil.
+func rounds(ctx context.Context, every time.Duration, wake <-chan struct{}) func(yield func() bool) {
+	return func(yield func() bool) {
+		ticker := time.NewTicker(every)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-ticker.C:
+			case <-wake:
+			}
+			if !yield() {
+				return
+			}
+		}
+	}
+}
+
+// pauseFor returns false when ctx ended first.
+func pauseFor(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}
+
+// backOff is the pause after so many failures: doubled with each from the shortest to
+// the longest, plus or minus a fifth.
+func backOff(failures int, shortest, longest time.Duration) time.Duration {
+	pause := longest
+	if failures < 16 {
+		pause = min(shortest<<max(failures-1, 0), longest)
+	}
+	return pause*4/5 + rand.N(pause*2/5) //nolint:gosec // spreads attempts, protects nothing
 }

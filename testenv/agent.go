@@ -78,9 +78,6 @@ func (a *AgentProcess) Log() string {
 	return string(content)
 }
 
-// ResidentMiB is its resident memory now, in MiB.
-func (a *AgentProcess) ResidentMiB() float64 { return ResidentMiB(a.PID()) }
-
 // ResidentMiB is the resident memory of a process, in MiB; 0 if there is none.
 func ResidentMiB(pid int) float64 {
 	content, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "status"))

@@ -157,7 +157,8 @@ func startServer(t TB, spec serverSpec) *server {
 }
 
 func (s *server) create(spec serverSpec) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	// On a machine with more to do than processors MySQL's first start takes minutes.
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	port, err := freePort(s.Host)
 	if err != nil {
@@ -332,7 +333,7 @@ func (s *server) Unpause() {
 
 func (s *server) act(verb string, f func(ctx context.Context) error) {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	if err := f(ctx); err != nil {
 		s.t.Fatalf("%s %s: %v", verb, s.part, err)

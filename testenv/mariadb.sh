@@ -16,7 +16,7 @@ if [ ! -d "$data/mysql" ]; then
 		mariadb-install-db --no-defaults --datadir="$data" --user=mysql --skip-test-db \
 			--auth-root-authentication-method=normal >/dev/null
 	else
-		as_mysql mysqld --no-defaults --initialize-insecure --datadir="$data"
+		as_mysql mysqld --no-defaults --innodb-flush-method=nosync --initialize-insecure --datadir="$data"
 	fi
 	init=/dbops/init.sql
 fi

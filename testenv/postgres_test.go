@@ -77,10 +77,12 @@ func TestPostgres_DiskFull(t *testing.T) {
 	p.Start()
 }
 
-// Client tools run in the server's container, and pgbench is among them.
+// Client tools run in the server's container, and pgbench is among them. The server is
+// of the version that is told.
 func TestPostgres_Run(t *testing.T) {
 	t.Parallel()
 	p := testenv.Postgres(t, testenv.PostgresOptions{})
+	requireTold(t, testenv.PartPostgres, "PostgreSQL", p.Value("postgres", "SELECT split_part(current_setting('server_version'), ' ', 1)"))
 	p.Run("pgbench", "-i", "-s", "1", "-q", "postgres")
 	require.Equal(t, "100000", strings.TrimSpace(p.Run("psql", "-At", "-c", "SELECT count(*) FROM pgbench_accounts", "postgres")))
 }

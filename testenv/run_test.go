@@ -117,7 +117,7 @@ func TestStartProcess_EndsWithItsParent(t *testing.T) {
 	require.Eventually(t, func() bool {
 		// Whoever inherits it may not have waited for it yet.
 		return startTime(child) == "" || statField(child, 3) == "Z"
-	}, 10*time.Second, 10*time.Millisecond)
+	}, 30*time.Second, 10*time.Millisecond)
 }
 
 // recorder is a TB that remembers how it ended.

@@ -45,11 +45,11 @@ func (a *aclCommand) Help() string {
 func (a *aclCommand) Run(args []string) int {
 	words, err := parse(a.flags(), args, "duty")
 	if err != nil {
-		return a.console.fail("acl", formatTable, err)
+		return a.console.fail("acl", vaultFlags{format: formatTable}, err)
 	}
 	text, err := vault.ACLPolicy(vault.Duty(words[0]), wire.Mount(a.mount), a.accessor)
 	if err != nil {
-		return a.console.fail("acl", formatTable, err)
+		return a.console.fail("acl", vaultFlags{format: formatTable}, err)
 	}
 	fmt.Fprint(a.console.stdout, text)
 	return 0

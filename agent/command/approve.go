@@ -48,21 +48,22 @@ func (a *approveCommand) Help() string {
 // Run approves.
 func (a *approveCommand) Run(args []string) int {
 	if err := a.run(args); err != nil {
-		return a.console.fail("approve", a.vault.format, err)
+		return a.console.fail("approve", a.vault, err)
 	}
 	return 0
 }
 
 func (a *approveCommand) run(args []string) error {
-	requester, id, err := a.console.decider(a.flags(), &a.vault, args, func(id string) error {
+	client, id, err := a.console.dialAbout(a.flags(), &a.vault, args, func(id string) error {
 		if a.digest == "" && (a.console.answers == nil || a.vault.format != formatTable) {
-			return usageError("-plan-digest is missing: say which plan was reviewed; dbops plan %s prints it", id)
+			return usageError("-plan-digest is missing: say which plan was reviewed; dbops plan%s %s prints it", a.vault.options(), id)
 		}
 		return nil
 	})
 	if err != nil {
 		return err
 	}
+	requester := vault.NewRequester(client)
 	ctx, stop := a.console.interruptible()
 	defer stop()
 	if a.digest == "" {
@@ -74,7 +75,7 @@ func (a *approveCommand) run(args []string) error {
 	if err != nil {
 		return err
 	}
-	a.console.show(a.vault.format, op, nil)
+	a.console.show(a.vault, op, nil)
 	return nil
 }
 
@@ -88,7 +89,7 @@ func (a *approveCommand) review(ctx context.Context, requester *vault.Requester,
 	if err != nil {
 		return "", err
 	}
-	if err := printPlan(a.console.stdout, op, text, digest); err != nil {
+	if err := printPlan(a.console.stdout, a.vault, op, text, digest); err != nil {
 		return "", err
 	}
 	fmt.Fprint(a.console.stdout, "\nApprove this plan? Only yes does: ")
@@ -141,13 +142,13 @@ func (r *rejectCommand) Help() string {
 // Run rejects.
 func (r *rejectCommand) Run(args []string) int {
 	if err := r.run(args); err != nil {
-		return r.console.fail("reject", r.vault.format, err)
+		return r.console.fail("reject", r.vault, err)
 	}
 	return 0
 }
 
 func (r *rejectCommand) run(args []string) error {
-	requester, id, err := r.console.decider(r.flags(), &r.vault, args, func(string) error {
+	client, id, err := r.console.dialAbout(r.flags(), &r.vault, args, func(string) error {
 		if strings.TrimSpace(r.reason) == "" {
 			return usageError("-reason is missing: the requester has to know why")
 		}
@@ -158,34 +159,12 @@ func (r *rejectCommand) run(args []string) error {
 	}
 	ctx, stop := r.console.interruptible()
 	defer stop()
-	op, err := requester.Reject(ctx, id, r.reason)
+	op, err := vault.NewRequester(client).Reject(ctx, id, r.reason)
 	if err != nil {
 		return err
 	}
-	r.console.show(r.vault.format, op, nil)
+	r.console.show(r.vault, op, nil)
 	return nil
-}
-
-// decider reads the options and the id of a command about a plan, and checks them.
-func (c *console) decider(set *flag.FlagSet, flags *vaultFlags, args []string, check func(id string) error) (*vault.Requester, string, error) {
-	words, err := parse(set, args, "id")
-	if err != nil {
-		return nil, "", err
-	}
-	if err := checkFormat(flags.format); err != nil {
-		return nil, "", err
-	}
-	if !connectionName.MatchString(words[0]) {
-		return nil, "", usageError("%q is no operation's id", words[0])
-	}
-	if err := check(words[0]); err != nil {
-		return nil, "", err
-	}
-	client, err := c.dial(*flags)
-	if err != nil {
-		return nil, "", err
-	}
-	return vault.NewRequester(client), words[0], nil
 }
 
 // needsText says what a waiting operation still needs: approvals, or a time at which
@@ -211,6 +190,9 @@ func approvalText(a wire.Approval) string {
 	text := fmt.Sprintf("by %s, %s", a.Name, a.Time.Local().Format(time.DateTime))
 	if a.Comment != "" {
 		text += ": " + a.Comment
+	}
+	if a.NotCounted != "" {
+		text += " (does not count: " + a.NotCounted.String() + ")"
 	}
 	return text
 }

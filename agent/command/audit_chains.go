@@ -47,7 +47,7 @@ func (a *auditChainsCommand) Help() string {
 func (a *auditChainsCommand) Run(args []string) int {
 	chains, err := a.read(args)
 	if err != nil {
-		return a.console.fail("audit chains", a.vault.format, err)
+		return a.console.fail("audit chains", a.vault, err)
 	}
 	if a.vault.format == formatJSON {
 		a.console.printJSON(chains)
@@ -61,7 +61,7 @@ func (a *auditChainsCommand) Run(args []string) int {
 	}
 	fmt.Fprintf(table, "(facts)\t%s/%s\t%s\n", chains.Facts.Epoch, chains.Facts.Seq, dash(chains.Facts.Head))
 	if err := table.Flush(); err != nil {
-		return a.console.fail("audit chains", a.vault.format, err)
+		return a.console.fail("audit chains", a.vault, err)
 	}
 	return 0
 }
@@ -72,9 +72,6 @@ func (a *auditChainsCommand) read(args []string) (wire.Chains, error) {
 	}
 	if a.json {
 		a.vault.format = formatJSON
-	}
-	if err := checkFormat(a.vault.format); err != nil {
-		return wire.Chains{}, err
 	}
 	client, err := a.console.dial(a.vault)
 	if err != nil {

@@ -63,14 +63,14 @@ func (s *auditSearchCommand) Run(args []string) int {
 		err = s.conditions(time.Now())
 	}
 	if err != nil {
-		return s.console.fail("audit search", s.vault.format, err)
+		return s.console.fail("audit search", s.vault, err)
 	}
 	show, done := s.printer()
 	if _, err := auditlog.Search(ctx, anchors, inputs, s.filter, show); err != nil {
-		return s.console.fail("audit search", s.vault.format, err)
+		return s.console.fail("audit search", s.vault, err)
 	}
 	if err := done(); err != nil {
-		return s.console.fail("audit search", s.vault.format, err)
+		return s.console.fail("audit search", s.vault, err)
 	}
 	return 0
 }

@@ -52,11 +52,11 @@ func (v *auditVerifyCommand) Run(args []string) int {
 	defer stop()
 	anchors, inputs, err := v.read(ctx, v.flags(), args)
 	if err != nil {
-		return v.console.fail("audit verify", v.vault.format, err)
+		return v.console.fail("audit verify", v.vault, err)
 	}
 	report, err := auditlog.Verify(ctx, anchors, inputs, v.options)
 	if err != nil {
-		return v.console.fail("audit verify", v.vault.format, err)
+		return v.console.fail("audit verify", v.vault, err)
 	}
 	if v.vault.format == formatJSON {
 		v.console.printJSON(struct {

@@ -65,25 +65,25 @@ func (c *cloneCommand) Help() string {
 // Run asks and follows.
 func (c *cloneCommand) Run(args []string) int {
 	if err := c.parse(args); err != nil {
-		return c.console.fail("clone", c.vault.format, err)
+		return c.console.fail("clone", c.vault, err)
 	}
 	client, err := c.console.dial(c.vault)
 	if err != nil {
-		return c.console.fail("clone", c.vault.format, err)
+		return c.console.fail("clone", c.vault, err)
 	}
 	requester := vault.NewRequester(client)
 	ctx, stop := c.console.interruptible()
 	op, err := askPatiently(ctx, requester, c.request)
 	stop()
 	if err != nil {
-		return c.console.fail("clone", c.vault.format, err)
+		return c.console.fail("clone", c.vault, err)
 	}
 	if c.detach {
-		return c.console.show(c.vault.format, op, nil)
+		return c.console.show(c.vault, op, nil)
 	}
-	code, err := c.console.follow(requester, op, c.vault.format, c.cancelOnInterrupt)
+	code, err := c.console.follow(requester, op, c.vault, c.cancelOnInterrupt)
 	if err != nil {
-		return c.console.fail("clone", c.vault.format, err)
+		return c.console.fail("clone", c.vault, err)
 	}
 	return code
 }
@@ -92,9 +92,6 @@ func (c *cloneCommand) Run(args []string) int {
 func (c *cloneCommand) parse(args []string) error {
 	set := c.flags()
 	if _, err := parse(set, args); err != nil {
-		return err
-	}
-	if err := checkFormat(c.vault.format); err != nil {
 		return err
 	}
 	for _, required := range []struct{ name, value string }{{"source", c.request.Source}, {"target", c.request.Target}} {
@@ -132,11 +129,11 @@ func (c *cloneCommand) parse(args []string) error {
 }
 
 // follow shows op until it ends, in the form that fits where output goes.
-func (c *console) follow(requester *vault.Requester, op wire.Operation, format string, cancelOnInterrupt bool) (int, error) {
+func (c *console) follow(requester *vault.Requester, op wire.Operation, at vaultFlags, cancelOnInterrupt bool) (int, error) {
 	var view followView = &jsonView{console: c, now: time.Now}
-	if c.terminal && format == formatTable {
-		view = newBarView(c.stdout, time.Now)
+	if c.terminal && at.format == formatTable {
+		view = newBarView(c.stdout, at, time.Now)
 	}
-	f := follower{reader: requester, view: view, signals: c.signals, cancelOnInterrupt: cancelOnInterrupt}
+	f := follower{reader: requester, view: view, signals: c.signals, options: at.options(), cancelOnInterrupt: cancelOnInterrupt}
 	return f.follow(op)
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/dbops-io/vault-plugin-secrets-dbops/agent/internal/vault"
+	"github.com/dbops-io/vault-plugin-secrets-dbops/agent/internal/wait"
 	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
 )
 
@@ -30,11 +31,7 @@ func askPatiently(ctx context.Context, a asker, request vault.Request) (wire.Ope
 		if err == nil || try == askTries || vault.CodeOf(err) != wire.CodeUnavailable || ctx.Err() != nil {
 			return op, err
 		}
-		timer := time.NewTimer(pause)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
+		if !wait.For(ctx, pause) {
 			return op, ctx.Err()
 		}
 		pause *= 2

@@ -46,13 +46,36 @@ func TestClone_AskRepeatCancel(t *testing.T) {
 	text, code = run("operations", "-state=running")
 	require.Equal(t, 0, code, text)
 	require.Equal(t, "No operations.\n", text)
+	text, code = run("operations", "-state=running", "-format=json")
+	require.Equal(t, 0, code, text)
+	require.Equal(t, `{"operations":[],"more":false}`+"\n", text)
+
+	text, code = run("clone", "-source=prod", "-target=staging", "-detach", "-format=json")
+	require.Equal(t, 0, code, text)
+	var later wire.Operation
+	require.NoError(t, json.Unmarshal([]byte(text), &later))
+	for limit, want := range map[string]shownOperations{
+		"1": {Operations: []wire.Operation{later}, More: true},
+		"2": {Operations: []wire.Operation{later, op}},
+	} {
+		text, code = run("operations", "-format=json", "-limit="+limit)
+		require.Equal(t, 0, code, text)
+		var listed shownOperations
+		require.NoError(t, json.Unmarshal([]byte(text), &listed))
+		require.Equal(t, want.More, listed.More, limit)
+		require.Len(t, listed.Operations, len(want.Operations))
+		for i, each := range want.Operations {
+			require.Equal(t, each.ID, listed.Operations[i].ID)
+		}
+	}
 
 	text, code = run("plan", op.ID)
 	require.Equal(t, 2, code, text)
 	require.Contains(t, text, "has no plan")
 
-	text, code = run("operation", op.ID, "-cancel")
+	text, code = run("operation", op.ID, "-cancel", "-reason=wrong day")
 	require.Equal(t, 0, code, text)
+	require.Regexp(t, `Cancel\s+requested by .+: wrong day\n`, text)
 	require.Regexp(t, `State\s+cancelled`, text)
 	text, code = run("operation", "-cancel", op.ID)
 	require.Equal(t, 0, code, "cancelling twice is no error: "+text)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"regexp"
 	"strings"
 	"time"
 
@@ -46,6 +47,66 @@ func (f *vaultFlags) register(set *flag.FlagSet) {
 	registerFormat(set, &f.format)
 }
 
+// options are those a printed dbops command needs to reach the same mount, each after a
+// blank; there are none where it is the default one of the default Vault.
+func (f vaultFlags) options() string {
+	if mount := f.mountPath(); mount != wire.DefaultMount {
+		return " -mount=" + shellWord(mount) + f.vaultOptions()
+	}
+	return f.vaultOptions()
+}
+
+// vaultOptions are those of them that a printed vault command needs.
+func (f vaultFlags) vaultOptions() string {
+	var options string
+	if f.namespace != "" {
+		options += " -namespace=" + shellWord(f.namespace)
+	}
+	if f.address != "" {
+		options += " -address=" + shellWord(f.address)
+	}
+	return options
+}
+
+// mountPath is where dbops is mounted.
+func (f vaultFlags) mountPath() string {
+	if mount := strings.Trim(f.mount, "/"); mount != "" {
+		return mount
+	}
+	return wire.DefaultMount
+}
+
+// below is a path of the mount, for a printed vault command.
+func (f vaultFlags) below(path string) string { return shellWord(f.mountPath()) + "/" + path }
+
+// commands is a hint of the plugin or of ours, which speak of the default mount, with
+// commands that reach this one.
+func (f vaultFlags) commands(hint string) string {
+	if f.options() == "" {
+		return hint
+	}
+	hint = hintedDBOps.ReplaceAllStringFunc(hint, func(command string) string { return command + f.options() })
+	return hintedVault.ReplaceAllStringFunc(hint, func(command string) string {
+		parts := hintedVault.FindStringSubmatch(command)
+		return parts[1] + f.vaultOptions() + parts[2] + f.below("")
+	})
+}
+
+var (
+	hintedDBOps = regexp.MustCompile(`\bdbops (?:approve|operations?|plan|posture|receipt|reject|setup|unlock)\b`)
+	hintedVault = regexp.MustCompile(`\b(vault (?:read|write))((?: -\S+)* )` + wire.DefaultMount + "/")
+)
+
+// shellWord is text as a shell takes it for one word.
+func shellWord(text string) string {
+	if plainWord.MatchString(text) {
+		return text
+	}
+	return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
+}
+
+var plainWord = regexp.MustCompile(`^[\w./:@%+,=-]+$`)
+
 func registerFormat(set *flag.FlagSet, format *string) {
 	set.StringVar(format, "format", formatTable, "`Form` of the output: table for people, json for programs.")
 }
@@ -64,6 +125,39 @@ func (c *console) dial(f vaultFlags) (*vault.Client, error) {
 	}, c.home)
 }
 
+// dialAbout reads the options and the id of a command about one operation, has the
+// rest checked if there is a rest, and makes the client.
+func (c *console) dialAbout(set *flag.FlagSet, f *vaultFlags, args []string, check func(id string) error) (*vault.Client, string, error) {
+	words, err := parse(set, args, "id")
+	if err != nil {
+		return nil, "", err
+	}
+	id := words[0]
+	if !connectionName.MatchString(id) {
+		return nil, "", usageError("%q is no operation's id", id)
+	}
+	if check != nil {
+		if err := check(id); err != nil {
+			return nil, "", err
+		}
+	}
+	client, err := c.dial(*f)
+	return client, id, err
+}
+
+// registerAll is the option of commands that may look beyond one's own operations.
+func registerAll(set *flag.FlagSet, all *bool) {
+	set.BoolVar(all, "all", false, "Look among everybody's; needs the ACL policy of an operator or auditor.")
+}
+
+// among asks about one's own operations, or about everybody's.
+func among(client *vault.Client, all bool) *vault.Requester {
+	if all {
+		return vault.NewOverseer(client)
+	}
+	return vault.NewRequester(client)
+}
+
 // newFlags makes an empty set of options that prints nothing by itself.
 func newFlags(command string) *flag.FlagSet {
 	set := flag.NewFlagSet(command, flag.ContinueOnError)
@@ -72,7 +166,7 @@ func newFlags(command string) *flag.FlagSet {
 }
 
 // parse reads options and arguments in any order and checks the number of
-// arguments.
+// arguments, and -format where the command has it.
 func parse(set *flag.FlagSet, args []string, names ...string) ([]string, error) {
 	words, err := parseAny(set, args)
 	if err != nil {
@@ -83,6 +177,9 @@ func parse(set *flag.FlagSet, args []string, names ...string) ([]string, error) 
 		return nil, usageError("<%s> is missing", names[len(words)])
 	case len(words) > len(names):
 		return nil, usageError("unexpected argument %q", words[len(names)])
+	}
+	if format := set.Lookup("format"); format != nil {
+		return words, checkFormat(format.Value.String())
 	}
 	return words, nil
 }
@@ -137,7 +234,7 @@ type failure struct {
 }
 
 // fail tells an error in the form asked for and returns the exit code.
-func (c *console) fail(command, format string, err error) int {
+func (c *console) fail(command string, at vaultFlags, err error) int {
 	if errors.Is(err, context.Canceled) {
 		fmt.Fprintln(c.stderr, "Interrupted.")
 		return wire.ExitInterrupted
@@ -147,10 +244,10 @@ func (c *console) fail(command, format string, err error) int {
 		known = &wire.Error{Code: wire.CodeInternal, Reason: err.Error()}
 	}
 	exit := known.Code.Info().Exit
-	if format == formatJSON {
+	if at.format == formatJSON {
 		f := failure{
 			Type: "error", Code: known.Code, Reason: known.Reason, Field: known.Field, Policy: known.Policy,
-			Rule: known.Rule, Hint: known.Hint, Exit: exit,
+			Rule: known.Rule, Hint: at.commands(known.Hint), Exit: exit,
 		}
 		if !known.RetryAt.IsZero() {
 			f.RetryAt = &known.RetryAt
@@ -158,16 +255,17 @@ func (c *console) fail(command, format string, err error) int {
 		c.printJSON(f)
 		return exit
 	}
-	fmt.Fprintf(c.stderr, "Error: %s (%s)\n", known.Reason, known.Code)
+	// Reasons may hold the words of others, such as of who locked the mount down.
+	fmt.Fprintf(c.stderr, "Error: %s (%s)\n", plainLines(known.Reason), plain(string(known.Code)))
 	tell := func(name, value string) {
 		if value != "" {
-			fmt.Fprintf(c.stderr, "  %-8s %s\n", name, value)
+			fmt.Fprintf(c.stderr, "  %-8s %s\n", name, plainLines(value))
 		}
 	}
 	tell("field", known.Field)
 	tell("policy", known.Policy)
 	tell("rule", known.Rule)
-	tell("hint", known.Hint)
+	tell("hint", at.commands(known.Hint))
 	if !known.RetryAt.IsZero() {
 		tell("retry at", known.RetryAt.Local().Format(time.RFC1123))
 	}

@@ -29,7 +29,7 @@ const (
 type operationReader interface {
 	Operation(ctx context.Context, id string) (wire.Operation, error)
 	Report(ctx context.Context, id string) (*operation.Report, error)
-	Cancel(ctx context.Context, id string) error
+	Cancel(ctx context.Context, id, reason string) error
 }
 
 var _ operationReader = (*vault.Requester)(nil)
@@ -52,6 +52,7 @@ type follower struct {
 	reader            operationReader
 	view              followView
 	signals           <-chan os.Signal
+	options           string // of commands that are printed
 	cancelOnInterrupt bool
 }
 
@@ -134,7 +135,7 @@ func (f *follower) follow(op wire.Operation) (int, error) {
 				leave = timer.C
 			case interrupted == 1 || interrupted == 2 && leave != nil:
 				leave = nil
-				if err := f.reader.Cancel(ctx, op.ID); err != nil {
+				if err := f.reader.Cancel(ctx, op.ID, ""); err != nil {
 					f.view.Leave()
 					return 0, err
 				}
@@ -144,8 +145,8 @@ func (f *follower) follow(op wire.Operation) (int, error) {
 				return wire.ExitInterrupted, nil
 			}
 		case <-leave:
-			f.view.Note("follow it with: dbops operation -follow " + op.ID)
-			f.view.Note("cancel it with: dbops operation -cancel " + op.ID)
+			f.view.Note("follow it with: dbops operation" + f.options + " -follow " + op.ID)
+			f.view.Note("cancel it with: dbops operation" + f.options + " -cancel " + op.ID)
 			f.view.Leave()
 			return wire.ExitInterrupted, nil
 		}

@@ -18,6 +18,7 @@ import (
 // rows, tables, rate and the time left.
 type barView struct {
 	out  io.Writer
+	at   vaultFlags
 	now  func() time.Time
 	bars *mpb.Progress
 	bar  *mpb.Bar
@@ -30,8 +31,8 @@ type barView struct {
 
 var _ followView = (*barView)(nil)
 
-func newBarView(out io.Writer, now func() time.Time) *barView {
-	v := &barView{out: out, now: now}
+func newBarView(out io.Writer, at vaultFlags, now func() time.Time) *barView {
+	v := &barView{out: out, at: at, now: now}
 	v.bars = mpb.New(mpb.WithOutput(out), mpb.WithWidth(30), mpb.WithAutoRefresh())
 	v.bar = v.bars.New(0, mpb.BarStyle(),
 		mpb.PrependDecorators(decor.Any(func(decor.Statistics) string { return v.left() })),
@@ -48,7 +49,7 @@ func (v *barView) left() string {
 	if p := v.op.Progress; p != nil && p.Step != "" {
 		word = string(p.Step)
 	}
-	return fmt.Sprintf("  %-10s", word)
+	return fmt.Sprintf("  %-10s", plain(word))
 }
 
 // right is what stands behind it.
@@ -109,7 +110,7 @@ func (v *barView) Update(op wire.Operation) {
 		v.print("%s", line)
 	}
 	if needs := needsText(op); needs != "" && (first || needs != needsText(before)) {
-		v.print("    %s", plain(needs))
+		v.print("    %s", needs)
 	}
 	if p := op.Progress; p != nil && p.Step != "" && (before.Progress == nil || before.Progress.Step != p.Step) {
 		v.print("    step     %s", p.Step)
@@ -121,10 +122,10 @@ func (v *barView) Update(op wire.Operation) {
 	}
 }
 
-// print writes a line above the bar.
+// print writes a line above the bar, whoever chose its words.
 func (v *barView) print(format string, args ...any) {
 	// A terminal that is gone is no reason to stop following.
-	_, _ = fmt.Fprintf(v.bars, format+"\n", args...)
+	_, _ = fmt.Fprintln(v.bars, plain(fmt.Sprintf(format, args...)))
 }
 
 // Note prints a line.
@@ -139,5 +140,5 @@ func (v *barView) Leave() {
 // Finish replaces the bar by the result.
 func (v *barView) Finish(op wire.Operation, report *operation.Report, _ int) {
 	v.Leave()
-	printOperation(v.out, op, report)
+	printOperation(v.out, v.at, op, report)
 }

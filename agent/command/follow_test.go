@@ -17,6 +17,7 @@ import (
 
 	"github.com/dbops-io/vault-plugin-secrets-dbops/agent/internal/operation"
 	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
+	"github.com/dbops-io/vault-plugin-secrets-dbops/testenv"
 )
 
 // scriptedReader answers each look with the next of its answers, and the last
@@ -49,7 +50,7 @@ func (r *scriptedReader) Report(context.Context, string) (*operation.Report, err
 	return r.report, nil
 }
 
-func (r *scriptedReader) Cancel(context.Context, string) error {
+func (r *scriptedReader) Cancel(context.Context, string, string) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.cancelled++
@@ -215,8 +216,8 @@ func (v *recordingView) Leave()                                        { v.over 
 // The bar shows what it is told and leaves the verification table behind.
 func TestBarView(t *testing.T) {
 	t.Parallel()
-	var out syncBuffer
-	view := newBarView(&out, time.Now)
+	var out testenv.Buffer
+	view := newBarView(&out, vaultFlags{}, time.Now)
 	view.Update(inState(wire.StateRequested))
 	view.Update(running(wire.StepCopy, 500))
 	view.Note("a note")
@@ -236,7 +237,7 @@ func TestBarView(t *testing.T) {
 func TestPrintOperation_Mismatch(t *testing.T) {
 	t.Parallel()
 	var out bytes.Buffer
-	printOperation(&out, ended(wire.StateFailed, wire.CodeCheckFailed), &operation.Report{
+	printOperation(&out, vaultFlags{}, ended(wire.StateFailed, wire.CodeCheckFailed), &operation.Report{
 		Tables: []operation.TableReport{{Schema: "public", Name: "orders", Rows: 2, SourceRows: 3}},
 	})
 	require.Contains(t, out.String(), "failed (check_failed)")
@@ -272,8 +273,8 @@ func TestFollow_AllowedHours(t *testing.T) {
 	queued.NotBefore = time.Date(2026, 11, 25, 8, 0, 0, 0, time.Local)
 	var asJSON bytes.Buffer
 	view := &jsonView{console: &console{stdout: &asJSON, stderr: &asJSON}, now: time.Now}
-	var out syncBuffer
-	bar := newBarView(&out, time.Now)
+	var out testenv.Buffer
+	bar := newBarView(&out, vaultFlags{}, time.Now)
 	for _, op := range []wire.Operation{inState(wire.StateAwaitingApproval), queued, queued, inState(wire.StateQueued), running(wire.StepCopy, 1)} {
 		view.Update(op)
 		bar.Update(op)
@@ -291,7 +292,7 @@ func TestFollow_AllowedHours(t *testing.T) {
 	require.Len(t, times, 1)
 	require.True(t, queued.NotBefore.Equal(times[0]))
 	var shown strings.Builder
-	printOperation(&shown, queued, nil)
+	printOperation(&shown, vaultFlags{}, queued, nil)
 	require.Regexp(t, `Waits +not before 2026-11-25 08:00:00`, shown.String())
 }
 
@@ -330,8 +331,8 @@ func TestFollow_Approval(t *testing.T) {
 			"state awaiting_approval needs 1 more of group g (policy prod)", "state queued", "state denied", "result denied",
 		}, got)
 	})
-	var out syncBuffer
-	bar := newBarView(&out, time.Now)
+	var out testenv.Buffer
+	bar := newBarView(&out, vaultFlags{}, time.Now)
 	for _, answer := range answers() {
 		if op, ok := answer.(wire.Operation); ok {
 			bar.Update(op)

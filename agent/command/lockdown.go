@@ -63,16 +63,13 @@ func (l *lockdownCommand) Help() string {
 // Run does it.
 func (l *lockdownCommand) Run(args []string) int {
 	if err := l.run(args); err != nil {
-		return l.console.fail("lockdown", l.vault.format, err)
+		return l.console.fail("lockdown", l.vault, err)
 	}
 	return 0
 }
 
 func (l *lockdownCommand) run(args []string) error {
 	if _, err := parse(l.flags(), args); err != nil {
-		return err
-	}
-	if err := checkFormat(l.vault.format); err != nil {
 		return err
 	}
 	now := time.Now()
@@ -215,7 +212,7 @@ func (l *lockdownCommand) say(kind, text string) {
 		l.console.printJSON(lockdownLine{Type: kind, Text: text})
 		return
 	}
-	fmt.Fprintln(l.console.stdout, text)
+	fmt.Fprintln(l.console.stdout, plain(text))
 }
 
 // showLockdown prints the state for people or programs.
@@ -228,13 +225,13 @@ func (c *console) showLockdown(format string, state wire.Lockdown) {
 		fmt.Fprintln(c.stdout, "Not locked down.")
 		return
 	}
-	fmt.Fprintf(c.stdout, "Locked down since %s by %s: %s\n", state.At.Local().Format(time.DateTime), state.By, state.Reason)
+	fmt.Fprintf(c.stdout, "Locked down since %s by %s: %s\n", state.At.Local().Format(time.DateTime), plain(fmt.Sprint(state.By)), plain(state.Reason))
 	if !state.BreakGlassAt.IsZero() {
 		fmt.Fprintf(c.stdout, "Who locked it may lift it alone from %s.\n", state.BreakGlassAt.Local().Format(time.DateTime))
 	}
 	left := "nothing"
 	if text := vault.LeftText(state.Left); text != "" {
-		left = text
+		left = plain(text)
 	}
 	fmt.Fprintf(c.stdout, "Left: %s.\n", left)
 }

@@ -4,6 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -11,7 +12,6 @@ import (
 	"github.com/hashicorp/cli"
 
 	"github.com/dbops-io/vault-plugin-secrets-dbops/agent/internal/operation"
-	"github.com/dbops-io/vault-plugin-secrets-dbops/agent/internal/vault"
 	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
 )
 
@@ -20,6 +20,7 @@ type operationCommand struct {
 	console        *console
 	vault          vaultFlags
 	cancel, follow bool
+	reason         string
 	all            bool
 }
 
@@ -29,8 +30,9 @@ func (o *operationCommand) flags() *flag.FlagSet {
 	set := newFlags("operation")
 	o.vault.register(set)
 	set.BoolVar(&o.cancel, "cancel", false, "Cancel it. The target stays as it was.")
+	set.StringVar(&o.reason, "reason", "", "`Text` that tells with -cancel why; it stands with the operation and in its receipt.")
 	set.BoolVar(&o.follow, "follow", false, "Follow it to its end; the exit code is then that of dbops clone.")
-	set.BoolVar(&o.all, "all", false, "Look among everybody's; needs the ACL policy of an operator or auditor.")
+	registerAll(set, &o.all)
 	return set
 }
 
@@ -42,7 +44,8 @@ func (o *operationCommand) Help() string {
 	return `Usage: dbops operation [options] <id>
 
   Shows one operation: the decision, the plan's digest, how long each step took,
-  and for each table its rows and digests on both sides.
+  for each table its rows and digests on both sides, and what became of what a run
+  left at its target.
 
       $ dbops operation -follow op-01kaysfqcv4d5nvsxgtv1fbkgs` + optionsHelp(o.flags())
 }
@@ -51,35 +54,26 @@ func (o *operationCommand) Help() string {
 func (o *operationCommand) Run(args []string) int {
 	code, err := o.run(args)
 	if err != nil {
-		return o.console.fail("operation", o.vault.format, err)
+		return o.console.fail("operation", o.vault, err)
 	}
 	return code
 }
 
 func (o *operationCommand) run(args []string) (int, error) {
-	words, err := parse(o.flags(), args, "id")
+	client, id, err := o.console.dialAbout(o.flags(), &o.vault, args, func(string) error {
+		if o.reason != "" && !o.cancel {
+			return usageError("-reason goes with -cancel")
+		}
+		return nil
+	})
 	if err != nil {
 		return 0, err
 	}
-	if err := checkFormat(o.vault.format); err != nil {
-		return 0, err
-	}
-	id := words[0]
-	if !connectionName.MatchString(id) {
-		return 0, usageError("%q is no operation's id", id)
-	}
-	client, err := o.console.dial(o.vault)
-	if err != nil {
-		return 0, err
-	}
-	requester := vault.NewRequester(client)
-	if o.all {
-		requester = vault.NewOverseer(client)
-	}
+	requester := among(client, o.all)
 	ctx, stop := o.console.interruptible()
 	defer stop()
 	if o.cancel {
-		if err := requester.Cancel(ctx, id); err != nil {
+		if err := requester.Cancel(ctx, id, o.reason); err != nil {
 			return 0, err
 		}
 	}
@@ -89,13 +83,13 @@ func (o *operationCommand) run(args []string) (int, error) {
 	}
 	if o.follow {
 		stop() // from here on the follower has the signals
-		return o.console.follow(requester, op, o.vault.format, false)
+		return o.console.follow(requester, op, o.vault, false)
 	}
 	report, err := requester.Report(ctx, id)
 	if err != nil {
 		return 0, err
 	}
-	return o.console.show(o.vault.format, op, report), nil
+	return o.console.show(o.vault, op, report), nil
 }
 
 // shownOperation is the JSON form of dbops operation.
@@ -106,17 +100,18 @@ type shownOperation struct {
 
 // show prints an operation as it is and returns 0: looking at a failed one is
 // no failure.
-func (c *console) show(format string, op wire.Operation, report *operation.Report) int {
-	if format == formatJSON {
+func (c *console) show(at vaultFlags, op wire.Operation, report *operation.Report) int {
+	if at.format == formatJSON {
 		c.printJSON(shownOperation{Operation: op, Report: report})
 		return 0
 	}
-	printOperation(c.stdout, op, report)
+	printOperation(c.stdout, at, op, report)
 	return 0
 }
 
-// printOperation writes everything a person wants to know of an operation.
-func printOperation(w io.Writer, op wire.Operation, report *operation.Report) {
+// printOperation writes everything a person wants to know of an operation of the mount
+// that at leads to.
+func printOperation(w io.Writer, at vaultFlags, op wire.Operation, report *operation.Report) {
 	var b strings.Builder
 	table := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 	row := func(name, value string) {
@@ -149,10 +144,14 @@ func printOperation(w io.Writer, op wire.Operation, report *operation.Report) {
 	if op.State.Final() {
 		row("Ended", fmt.Sprintf("%s, after %s", op.UpdatedAt.Local().Format(time.DateTime),
 			op.UpdatedAt.Sub(op.CreatedAt).Round(100*time.Millisecond)))
-	} else {
-		if op.CancelRequested {
-			row("Cancel", "requested")
-		}
+	}
+	switch {
+	case op.Cancellation != nil:
+		row("Cancel", cancellationText(*op.Cancellation))
+	case op.CancelRequested && !op.State.Final():
+		row("Cancel", "requested")
+	}
+	if !op.State.Final() {
 		if op.Progress != nil {
 			row("Progress", string(op.Progress.Step)+" "+progressText(op.Progress, &meter{}))
 		}
@@ -167,6 +166,15 @@ func printOperation(w io.Writer, op wire.Operation, report *operation.Report) {
 			row("Copied", fmt.Sprintf("%s tables, %s rows, %s bytes", dash(r.Tables), r.Rows, dash(r.Bytes)))
 		}
 	}
+	state, todo := cleanupText(at, op)
+	row("Cleanup", state)
+	if op.CleanupAttempts > 0 {
+		row("Tries", strconv.Itoa(op.CleanupAttempts))
+	}
+	if op.Result != nil {
+		row("Last try", op.Result.CleanupHint)
+	}
+	row("To do", todo)
 	if report != nil {
 		row("Snapshot", report.Snapshot)
 		if report.Objects > 0 {
@@ -179,6 +187,29 @@ func printOperation(w io.Writer, op wire.Operation, report *operation.Report) {
 		printTables(&b, report.Tables)
 	}
 	_, _ = io.WriteString(w, b.String()) // a terminal that is gone sees nothing anyway
+}
+
+// cleanupText is how far agents are with what the run left at the target, and what
+// somebody has to do about it; empty when there is nothing.
+func cleanupText(at vaultFlags, op wire.Operation) (state, todo string) {
+	state = string(op.Cleanup)
+	switch op.Cleanup {
+	case wire.CleanupPending:
+		return state + ": something may be left at " + op.Target, "nothing while an agent runs that may work on " + op.Target + ": it is tried five times at most; without one, clean it and acknowledge that after an hour"
+	case wire.CleanupDone:
+		return state + ": what the run had left at " + op.Target + " is removed", ""
+	case wire.CleanupFailed:
+		// Databases of an operation are named after the part of its id that is its own.
+		_, own, _ := strings.Cut(op.ID, "-")
+		return state + ": agents have given up, something may be left at " + op.Target,
+			fmt.Sprintf("on the server of %s, remove the databases named dbops_…_%s; then: vault write%s %s reason=…",
+				op.Target, strings.ToLower(own), at.vaultOptions(), at.below("all/operations/"+op.ID+"/acknowledge"))
+	case wire.CleanupAcknowledged:
+		if a := op.Acknowledged; a != nil {
+			state += fmt.Sprintf(": cleaned by hand, says %s at %s: %s", a.Name, a.At.Local().Format(time.DateTime), a.Reason)
+		}
+	}
+	return state, ""
 }
 
 // flush ends a table in memory, which cannot fail.
@@ -223,6 +254,15 @@ func shortDigest(digest string) string {
 		return digest[:12]
 	}
 	return dash(digest)
+}
+
+// cancellationText is who asked to cancel, in one line.
+func cancellationText(c wire.Cancellation) string {
+	text := fmt.Sprintf("requested by %s, %s", c.Name, c.Time.Local().Format(time.DateTime))
+	if c.Reason != "" {
+		text += ": " + c.Reason
+	}
+	return text
 }
 
 func stateText(op wire.Operation) string {

@@ -40,7 +40,9 @@ func (*operationsCommand) Synopsis() string { return "List operations" }
 func (o *operationsCommand) Help() string {
 	return `Usage: dbops operations [options]
 
-  Lists your operations, and those that you may approve, the newest first.
+  Lists your operations, and those that you may approve, the newest first. With
+  -format=json an object is printed: operations, and in more whether there are
+  older ones than -limit let through.
 
       $ dbops operations -state=running
       $ dbops operations -waiting` + optionsHelp(o.flags())
@@ -50,13 +52,13 @@ func (o *operationsCommand) Help() string {
 func (o *operationsCommand) Run(args []string) int {
 	operations, more, err := o.list(args)
 	if err != nil {
-		return o.console.fail("operations", o.vault.format, err)
+		return o.console.fail("operations", o.vault, err)
 	}
 	if o.vault.format == formatJSON {
 		if operations == nil {
 			operations = []wire.Operation{}
 		}
-		o.console.printJSON(operations)
+		o.console.printJSON(shownOperations{Operations: operations, More: more})
 		return 0
 	}
 	if len(operations) == 0 {
@@ -66,15 +68,11 @@ func (o *operationsCommand) Run(args []string) int {
 	table := tabwriter.NewWriter(o.console.stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "ID\tSOURCE\tTARGET\tSTATE\tREQUESTER\tAGENT\tCREATED")
 	for _, op := range operations {
-		state := string(op.State)
-		if code := endCode(op); op.State.Final() && code != "" && string(code) != state {
-			state += " (" + string(code) + ")"
-		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", op.ID, op.Source, op.Target, state,
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", op.ID, op.Source, op.Target, listedState(op),
 			plain(op.Requester.Name), dash(op.Agent), op.CreatedAt.Local().Format(time.DateTime))
 	}
 	if err := table.Flush(); err != nil {
-		return o.console.fail("operations", o.vault.format, err)
+		return o.console.fail("operations", o.vault, err)
 	}
 	if more {
 		fmt.Fprintf(o.console.stdout, "There are more; see -limit.\n")
@@ -84,9 +82,6 @@ func (o *operationsCommand) Run(args []string) int {
 
 func (o *operationsCommand) list(args []string) (operations []wire.Operation, more bool, err error) {
 	if _, err := parse(o.flags(), args); err != nil {
-		return nil, false, err
-	}
-	if err := checkFormat(o.vault.format); err != nil {
 		return nil, false, err
 	}
 	o.filter.State = wire.State(o.state)
@@ -102,11 +97,22 @@ func (o *operationsCommand) list(args []string) (operations []wire.Operation, mo
 	}
 	ctx, stop := o.console.interruptible()
 	defer stop()
-	requester := vault.NewRequester(client)
-	if o.all {
-		requester = vault.NewOverseer(client)
+	return among(client, o.all).Operations(ctx, o.filter)
+}
+
+// shownOperations is the JSON form of dbops operations, as Vault answers it.
+type shownOperations struct {
+	Operations []wire.Operation `json:"operations"`
+	More       bool             `json:"more"` // there are older ones than -limit let through
+}
+
+// listedState is the state of an operation in a list, and what its target still needs.
+func listedState(op wire.Operation) string {
+	state := stateText(op)
+	if op.Cleanup == wire.CleanupPending || op.Cleanup == wire.CleanupFailed {
+		state += ", cleanup " + string(op.Cleanup)
 	}
-	return requester.Operations(ctx, o.filter)
+	return state
 }
 
 func dash(text string) string {

@@ -5,8 +5,6 @@ import (
 	"fmt"
 
 	"github.com/hashicorp/cli"
-
-	"github.com/dbops-io/vault-plugin-secrets-dbops/agent/internal/vault"
 )
 
 // planCommand shows the plan of an operation and checks its digest.
@@ -21,7 +19,7 @@ var _ cli.Command = (*planCommand)(nil)
 func (p *planCommand) flags() *flag.FlagSet {
 	set := newFlags("plan")
 	p.vault.register(set)
-	set.BoolVar(&p.all, "all", false, "Look among everybody's; needs the ACL policy of an operator or auditor.")
+	registerAll(set, &p.all)
 	return set
 }
 
@@ -44,31 +42,17 @@ func (p *planCommand) Help() string {
 // Run shows it.
 func (p *planCommand) Run(args []string) int {
 	if err := p.run(args); err != nil {
-		return p.console.fail("plan", p.vault.format, err)
+		return p.console.fail("plan", p.vault, err)
 	}
 	return 0
 }
 
 func (p *planCommand) run(args []string) error {
-	words, err := parse(p.flags(), args, "id")
+	client, id, err := p.console.dialAbout(p.flags(), &p.vault, args, nil)
 	if err != nil {
 		return err
 	}
-	if err := checkFormat(p.vault.format); err != nil {
-		return err
-	}
-	id := words[0]
-	if !connectionName.MatchString(id) {
-		return usageError("%q is no operation's id", id)
-	}
-	client, err := p.console.dial(p.vault)
-	if err != nil {
-		return err
-	}
-	requester := vault.NewRequester(client)
-	if p.all {
-		requester = vault.NewOverseer(client)
-	}
+	requester := among(client, p.all)
 	ctx, stop := p.console.interruptible()
 	defer stop()
 	text, digest, err := requester.Plan(ctx, id)
@@ -83,5 +67,5 @@ func (p *planCommand) run(args []string) error {
 	if err != nil {
 		return err
 	}
-	return printPlan(p.console.stdout, op, text, digest)
+	return printPlan(p.console.stdout, p.vault, op, text, digest)
 }

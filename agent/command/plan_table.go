@@ -34,7 +34,8 @@ type shownPlan struct {
 			Why  string `json:"why"`
 		} `json:"not_copied"`
 	} `json:"shape"`
-	Estimates wire.Estimates `json:"estimates"`
+	Estimates wire.Estimates      `json:"estimates"`
+	Logins    []wire.PlannedLogin `json:"logins"`
 }
 
 type shownTable struct {
@@ -58,7 +59,7 @@ type shownColumn struct {
 
 // printPlan writes a plan as tables, its digest last, and how to approve it where
 // that is wanted.
-func printPlan(w io.Writer, op wire.Operation, text, digest string) error {
+func printPlan(w io.Writer, at vaultFlags, op wire.Operation, text, digest string) error {
 	var p shownPlan
 	if err := json.Unmarshal([]byte(text), &p); err != nil {
 		return fmt.Errorf("read plan: %w", err)
@@ -67,9 +68,11 @@ func printPlan(w io.Writer, op wire.Operation, text, digest string) error {
 	p.printHead(&b, op)
 	p.printTables(&b)
 	p.printRest(&b)
+	p.printLogins(&b)
 	fmt.Fprintf(&b, "\nDigest: %s (checked)\n", digest)
 	if needs := needsText(op); needs != "" {
-		fmt.Fprintf(&b, "\nIt waits for approval: %s.\n\n  dbops approve -plan-digest=%s %s\n  dbops reject -reason=… %s\n", plain(needs), digest, op.ID, op.ID)
+		fmt.Fprintf(&b, "\nIt waits for approval: %[1]s.\n\n  dbops approve%[2]s -plan-digest=%[3]s %[4]s\n  dbops reject%[2]s -reason=… %[4]s\n",
+			plain(needs), plain(at.options()), digest, op.ID)
 	}
 	_, _ = io.WriteString(w, b.String()) // a terminal that is gone sees nothing anyway
 	return nil
@@ -93,9 +96,13 @@ func (p *shownPlan) printHead(b *strings.Builder, op wire.Operation) {
 		row("Target", p.Shape.Action)
 	}
 	row("Strategy", p.Shape.Strategy+": "+p.Shape.Why)
+	// Those of the request are run by, whatever of them the agent's plan repeats.
+	asked := map[string]string{}
+	maps.Copy(asked, p.Shape.Options)
+	maps.Copy(asked, op.Options)
 	var options []string
-	for _, name := range slices.Sorted(maps.Keys(p.Shape.Options)) {
-		options = append(options, name+"="+p.Shape.Options[name])
+	for _, name := range slices.Sorted(maps.Keys(asked)) {
+		options = append(options, name+"="+asked[name])
 	}
 	row("Options", strings.Join(options, " "))
 	row("Estimate", fmt.Sprintf("%d tables, about %d rows, %s", p.Estimates.Tables, p.Estimates.Rows, sizeText(p.Estimates.Bytes)))
@@ -177,5 +184,27 @@ func (p *shownPlan) printRest(b *strings.Builder) {
 	}
 	for _, n := range p.Shape.NotCopied {
 		fmt.Fprintf(b, "Not copied: %s %s, %s\n", plain(n.Kind), plain(n.Name), plain(n.Why))
+	}
+}
+
+// printLogins tells what the logins of the run are granted: the statements that make
+// them, and those that end or renew them where a role has its own.
+func (p *shownPlan) printLogins(b *strings.Builder) {
+	for _, l := range p.Logins {
+		fmt.Fprintf(b, "\nLogin to %s %s, by role %s", plain(string(l.Purpose)), plain(l.Connection), plain(l.Role))
+		if l.Preset != "" {
+			fmt.Fprintf(b, ", preset %s", plain(l.Preset))
+		}
+		b.WriteString(":\n")
+		statements := func(what string, list []string) {
+			for _, s := range list {
+				for _, line := range strings.Split(s, "\n") {
+					fmt.Fprintf(b, "  %s%s\n", what, plain(line))
+				}
+			}
+		}
+		statements("", l.Creation)
+		statements("renewed by ", l.Renew)
+		statements("ended by ", l.Revocation)
 	}
 }

@@ -59,12 +59,12 @@ func (p *postureCommand) Help() string {
 func (p *postureCommand) Run(args []string) int {
 	posture, err := p.look(args)
 	if err != nil {
-		return p.console.fail("posture", p.vault.format, err)
+		return p.console.fail("posture", p.vault, err)
 	}
 	if p.vault.format == formatJSON {
 		p.console.printJSON(posture)
 	} else if err := p.print(posture); err != nil {
-		return p.console.fail("posture", p.vault.format, err)
+		return p.console.fail("posture", p.vault, err)
 	}
 	if n := p.bad(posture); n > 0 {
 		fmt.Fprintf(p.console.stderr, "Error: findings of severity %s or above: %d (%s)\n", p.failOn, n, wire.CodeCheckFailed)
@@ -75,9 +75,6 @@ func (p *postureCommand) Run(args []string) int {
 
 func (p *postureCommand) look(args []string) (wire.Posture, error) {
 	if _, err := parse(p.flags(), args); err != nil {
-		return wire.Posture{}, err
-	}
-	if err := checkFormat(p.vault.format); err != nil {
 		return wire.Posture{}, err
 	}
 	if p.failOn != "" && !wire.Risk(p.failOn).Valid() {
@@ -92,7 +89,11 @@ func (p *postureCommand) look(args []string) (wire.Posture, error) {
 	}
 	ctx, stop := p.console.interruptible()
 	defer stop()
-	return vault.NewOverseer(client).Posture(ctx, p.connection, p.fresh)
+	posture, err := vault.NewOverseer(client).Posture(ctx, p.connection, p.fresh)
+	for i := range posture.Findings {
+		posture.Findings[i].Remedy = p.vault.commands(posture.Findings[i].Remedy)
+	}
+	return posture, err
 }
 
 // bad counts the findings that -fail-on speaks of.
@@ -115,7 +116,7 @@ func (p *postureCommand) print(posture wire.Posture) error {
 		table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 		fmt.Fprintln(table, "SEVERITY\tSUBJECT\tFINDING\tSEEN\tREMEDY")
 		for _, f := range posture.Findings {
-			fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", f.Severity, f.Subject, f.ID, printable(f.Seen), f.Remedy)
+			fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", f.Severity, plain(fmt.Sprint(f.Subject)), f.ID, plain(f.Seen), plain(f.Remedy))
 		}
 		if err := table.Flush(); err != nil {
 			return err
@@ -132,14 +133,4 @@ func (p *postureCommand) print(posture wire.Posture) error {
 	}
 	fmt.Fprintln(out)
 	return nil
-}
-
-// printable keeps names that people gave to things from moving the cursor.
-func printable(text string) string {
-	return strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
-			return '?'
-		}
-		return r
-	}, text)
 }

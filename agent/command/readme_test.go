@@ -15,29 +15,14 @@ import (
 	"github.com/dbops-io/vault-plugin-secrets-dbops/agent/internal/config"
 	"github.com/dbops-io/vault-plugin-secrets-dbops/agent/internal/vault"
 	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
+	"github.com/dbops-io/vault-plugin-secrets-dbops/testenv"
 )
-
-func readme(t *testing.T) string {
-	t.Helper()
-	content, err := os.ReadFile(filepath.Join("..", "..", "README.md"))
-	require.NoError(t, err)
-	return string(content)
-}
-
-func between(t *testing.T, text, from, to string) string {
-	t.Helper()
-	_, rest, found := strings.Cut(text, from)
-	require.True(t, found, from)
-	part, _, found := strings.Cut(rest, to)
-	require.True(t, found, to)
-	return part
-}
 
 // The table of codes says what the programs do: every code, each once, with its
 // HTTP status, exit code and retry rule.
 func TestReadme_Codes(t *testing.T) {
 	t.Parallel()
-	table := between(t, readme(t), "<!-- codes: checked by a test -->", "<!-- /codes -->")
+	table := testenv.InREADME(t, "<!-- codes: checked by a test -->", "<!-- /codes -->")
 	got := map[string]string{}
 	for _, row := range regexp.MustCompile("(?m)^\\| `(\\w+)` \\| (\\d+) \\| (\\d+) \\| (yes|no) \\| .+ \\|$").FindAllStringSubmatch(table, -1) {
 		require.NotContains(t, got, row[1])
@@ -57,14 +42,14 @@ func TestReadme_Codes(t *testing.T) {
 // The tuning command is the one that shows what must be shown.
 func TestReadme_TuneCommand(t *testing.T) {
 	t.Parallel()
-	require.Contains(t, readme(t), "    "+vault.TuneCommand(wire.DefaultMount)+"\n")
+	require.Contains(t, testenv.README(t), "    "+vault.TuneCommand(wire.DefaultMount)+"\n")
 }
 
 // The configuration shown is one the agent takes, with all that is shown elsewhere.
 func TestReadme_AgentHCL(t *testing.T) {
 	t.Parallel()
 	var text strings.Builder
-	blocks := regexp.MustCompile("(?s)```hcl\n(.*?)```").FindAllStringSubmatch(readme(t), -1)
+	blocks := regexp.MustCompile("(?s)```hcl\n(.*?)```").FindAllStringSubmatch(testenv.README(t), -1)
 	for _, block := range blocks {
 		text.WriteString(block[1])
 	}
@@ -77,7 +62,7 @@ func TestReadme_AgentHCL(t *testing.T) {
 func TestReadme_Duties(t *testing.T) {
 	t.Parallel()
 	for _, duty := range vault.Duties() {
-		require.Contains(t, readme(t), "| `"+duty.PolicyName(wire.DefaultMount)+"` |")
+		require.Contains(t, testenv.README(t), "| `"+duty.PolicyName(wire.DefaultMount)+"` |")
 	}
 }
 
@@ -87,7 +72,7 @@ func TestReadme_Commands(t *testing.T) {
 	t.Setenv("VAULT_TOKEN", "")
 	plugin := filepath.Join(t.TempDir(), "plugin")
 	require.NoError(t, os.WriteFile(plugin, []byte("x"), 0o600))
-	commands := regexp.MustCompile("(?m)(?:^    |`)dbops ((?:clone|operations?|plan|approve|reject|posture|receipt|setup|lockdown|unlock|audit (?:verify|search|chains))(?: [^\n`]*)?)[\n`]").FindAllStringSubmatch(readme(t), -1)
+	commands := regexp.MustCompile("(?m)(?:^    |`)dbops ((?:clone|operations?|plan|approve|reject|posture|receipt|setup|lockdown|unlock|audit (?:verify|search|chains))(?: [^\n`]*)?)[\n`]").FindAllStringSubmatch(testenv.README(t), -1)
 	require.Greater(t, len(commands), 5)
 	for _, command := range commands {
 		line := strings.NewReplacer(`"refresh for ticket 4711"`, "refresh", `"stolen laptop, case 17"`, "theft", `"case 17 is closed"`, "closed", "<id>", "clone-1", "<digest>", "sha256:1", "<text>", "no", "<version>", "v0.1.0", "<file>", plugin,

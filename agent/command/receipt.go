@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/cli"
 
 	"github.com/dbops-io/vault-plugin-secrets-dbops/agent/internal/vault"
+	"github.com/dbops-io/vault-plugin-secrets-dbops/agent/internal/wait"
 	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
 )
 
@@ -29,7 +30,7 @@ var _ cli.Command = (*receiptCommand)(nil)
 func (r *receiptCommand) flags() *flag.FlagSet {
 	set := newFlags("receipt")
 	r.vault.register(set)
-	set.BoolVar(&r.all, "all", false, "Look among everybody's; needs the ACL policy of an operator or auditor.")
+	registerAll(set, &r.all)
 	set.StringVar(&r.out, "out", "", "`File` to write it to, instead of the output.")
 	set.DurationVar(&r.wait, "wait", 10*time.Second, "`Time` to wait for the receipt of an operation that has just ended.")
 	return set
@@ -54,33 +55,20 @@ func (r *receiptCommand) Help() string {
 // Run fetches it.
 func (r *receiptCommand) Run(args []string) int {
 	if err := r.fetch(args); err != nil {
-		return r.console.fail("receipt", r.vault.format, err)
+		return r.console.fail("receipt", r.vault, err)
 	}
 	return 0
 }
 
 func (r *receiptCommand) fetch(args []string) error {
-	words, err := parse(r.flags(), args, "id")
+	client, id, err := r.console.dialAbout(r.flags(), &r.vault, args, nil)
 	if err != nil {
 		return err
 	}
-	if err := checkFormat(r.vault.format); err != nil {
-		return err
-	}
-	if !connectionName.MatchString(words[0]) {
-		return usageError("%q is no operation's id", words[0])
-	}
-	client, err := r.console.dial(r.vault)
-	if err != nil {
-		return err
-	}
-	requester := vault.NewRequester(client)
-	if r.all {
-		requester = vault.NewOverseer(client)
-	}
+	requester := among(client, r.all)
 	ctx, stop := r.console.interruptible()
 	defer stop()
-	text, err := awaitReceipt(ctx, requester, words[0], r.wait)
+	text, err := awaitReceipt(ctx, requester, id, r.wait)
 	if err != nil {
 		return err
 	}
@@ -106,11 +94,7 @@ func awaitReceipt(ctx context.Context, requester *vault.Requester, id string, pa
 		if vault.CodeOf(err) != wire.CodeCleanup || time.Now().After(end) {
 			return text, err
 		}
-		timer := time.NewTimer(receiptPause)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
+		if !wait.For(ctx, receiptPause) {
 			return "", ctx.Err()
 		}
 	}

@@ -55,7 +55,7 @@ func (v *receiptVerifyCommand) Help() string {
 func (v *receiptVerifyCommand) Run(args []string) int {
 	verified, err := v.verify(args)
 	if err != nil {
-		return v.console.fail("receipt verify", v.format, err)
+		return v.console.fail("receipt verify", vaultFlags{format: v.format}, err)
 	}
 	if v.format == formatJSON {
 		v.console.printJSON(struct {
@@ -73,9 +73,6 @@ func (v *receiptVerifyCommand) Run(args []string) int {
 func (v *receiptVerifyCommand) verify(args []string) (receipt.Verified, error) {
 	words, err := parse(v.flags(), args, "file")
 	if err != nil {
-		return receipt.Verified{}, err
-	}
-	if err := checkFormat(v.format); err != nil {
 		return receipt.Verified{}, err
 	}
 	if v.keys == "" {
@@ -152,11 +149,10 @@ type rows struct{ table *tabwriter.Writer }
 
 func newRows(b *strings.Builder) rows { return rows{tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)} }
 
-// add takes values from whoever wrote them: what is no letter must not steer a
-// terminal.
+// add takes values from whoever wrote them.
 func (r rows) add(name, value string) {
 	if value != "" {
-		fmt.Fprintf(r.table, "  %s\t%s\n", name, printable(value))
+		fmt.Fprintf(r.table, "  %s\t%s\n", name, plain(value))
 	}
 }
 
@@ -198,8 +194,13 @@ func printAttested(b *strings.Builder, a wire.Attested) {
 		r.add("Shape seen", strconv.FormatBool(a.ShapeConfirmed)+" (equal in the copying snapshot)")
 	}
 	for _, p := range a.Approvals {
-		r.add("Approved", fmt.Sprintf("%s by %s (entity %s), plan %s", instant(p.At), p.Name, p.EntityID, p.PlanDigest))
+		text := fmt.Sprintf("%s by %s (entity %s), plan %s", instant(p.At), p.Name, p.EntityID, p.PlanDigest)
+		if p.NotCounted != "" {
+			text += ", DID NOT COUNT: " + p.NotCounted.String()
+		}
+		r.add("Approved", text)
 	}
+	r.add("  judged", instant(a.ApprovalsCheckedAt))
 	for _, c := range a.Claims {
 		r.add("Claim", fmt.Sprintf("%s of agent %s, %s, %s to %s", c.Fence, c.Agent, c.Phase, instant(c.From), instant(c.To)))
 		if c.Chain != nil {
@@ -213,9 +214,15 @@ func printAttested(b *strings.Builder, a wire.Attested) {
 		r.add("Left out", fmt.Sprintf("%d claims, %d accounts", a.ClaimsOmitted, a.AccountsOmitted))
 	}
 	r.add("Ended", fmt.Sprintf("%s by the %s, %s", a.End.State, a.End.By, instant(a.End.At)))
+	if c := a.End.Cancellation; c != nil {
+		r.add("Cancel", strings.TrimSuffix(fmt.Sprintf("requested by %s (entity %s), %s: %s", c.Name, dash(c.EntityID), instant(c.Time), c.Reason), ": "))
+	}
 	r.add("Code", string(a.End.Code))
 	r.add("Why", a.End.Reason)
 	r.add("Cleanup", a.End.Cleanup)
+	if said := a.End.Acknowledged; said != nil {
+		r.add("  by hand", fmt.Sprintf("%s says %s (entity %s): %s", instant(said.At), said.Name, said.EntityID, said.Reason))
+	}
 	r.add("Supersedes", a.Supersedes)
 	if a.Incomplete {
 		r.add("Incomplete", "begun under a version that kept no claims and accounts")

@@ -87,7 +87,7 @@ func (s *setupCommand) Help() string {
 // Run does it.
 func (s *setupCommand) Run(args []string) int {
 	if err := s.run(args); err != nil {
-		return s.console.fail("setup", s.vault.format, err)
+		return s.console.fail("setup", s.vault, err)
 	}
 	return 0
 }

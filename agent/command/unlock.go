@@ -44,16 +44,13 @@ func (u *unlockCommand) Help() string {
 // Run lifts it.
 func (u *unlockCommand) Run(args []string) int {
 	if err := u.run(args); err != nil {
-		return u.console.fail("unlock", u.vault.format, err)
+		return u.console.fail("unlock", u.vault, err)
 	}
 	return 0
 }
 
 func (u *unlockCommand) run(args []string) error {
 	if _, err := parse(u.flags(), args); err != nil {
-		return err
-	}
-	if err := checkFormat(u.vault.format); err != nil {
 		return err
 	}
 	if u.reason == "" {

@@ -24,7 +24,7 @@ func (*versionCommand) Help() string {
 // Run prints it.
 func (v *versionCommand) Run(args []string) int {
 	if _, err := parse(newFlags("version"), args); err != nil {
-		return v.console.fail("version", formatTable, err)
+		return v.console.fail("version", vaultFlags{format: formatTable}, err)
 	}
 	fmt.Fprintf(v.console.stdout, "dbops %s (API %d)\n", v.console.version, wire.Version)
 	return 0

@@ -2,7 +2,6 @@ package dialect
 
 import (
 	"errors"
-	"fmt"
 	"strings"
 )
 
@@ -16,20 +15,16 @@ import (
 // refused. Errors do not repeat values. MySQL and MariaDB read the result the same.
 func RenderMySQL(text string, values map[string]Value, mode MySQLMode) ([]string, error) {
 	if err := checkText(text); err != nil {
-		return nil, errors.New("the statement is not valid UTF-8 or holds a NUL byte")
+		return nil, errStatement
 	}
-	r := mysqlRenderer{text: text, values: values, mode: mode}
+	r := mysqlRenderer{rendering: rendering{text: text, values: values}, mode: mode}
 	return r.render()
 }
 
 type mysqlRenderer struct {
-	text   string
-	values map[string]Value
-	mode   MySQLMode
-
+	rendering  // out is of the statement at hand
+	mode       MySQLMode
 	statements []string
-	out        strings.Builder
-	at         int
 	// code says that the statement holds more than white space and comments.
 	code bool
 	// quote is the open quote, '#' within a comment up to the line's end, '*'
@@ -39,7 +34,7 @@ type mysqlRenderer struct {
 
 func (r *mysqlRenderer) render() ([]string, error) {
 	for r.at < len(r.text) {
-		if done, err := r.placeholder(); err != nil {
+		if done, err := r.replace(r.apart); err != nil {
 			return nil, err
 		} else if done {
 			continue
@@ -72,54 +67,27 @@ func (r *mysqlRenderer) end() {
 	r.code = false
 }
 
-func (r *mysqlRenderer) take(n int) {
-	end := min(r.at+n, len(r.text))
-	r.out.WriteString(r.text[r.at:end])
-	r.at = end
-}
-
-// placeholder replaces the {{name}} at the current offset, if there is one.
-func (r *mysqlRenderer) placeholder() (bool, error) {
-	rest := r.text[r.at:]
-	if !strings.HasPrefix(rest, "{{") {
-		return false, nil
-	}
-	end := strings.Index(rest, "}}")
-	if end < 0 {
-		return false, nil
-	}
-	name := rest[2:end]
-	value, ok := r.values[name]
-	if !ok {
-		return false, nil
-	}
+// apart renders value for the current place. Quotes of ours must not join with what
+// stands beside them: two equal quotes are one character, and a word before a quote
+// says how it is read.
+func (r *mysqlRenderer) apart(value Value, after string) (string, error) {
 	written, err := r.write(value)
-	if err != nil {
-		return false, fmt.Errorf("put {{%s}} into a statement: %w", name, err)
+	if err != nil || r.quote != 0 {
+		return written, err
 	}
-	if r.quote == 0 {
-		r.code = true
-		// Quotes of ours must not join with what stands beside them: two equal
-		// quotes are one character, and a word before a quote says how it is read.
-		if before := r.out.String(); before != "" {
-			if last := before[len(before)-1]; wordByte(last) || strings.IndexByte("'\"`", last) >= 0 {
-				written = " " + written
-			}
-		}
-		if after := rest[end+2:]; after != "" && strings.IndexByte("'\"`", after[0]) >= 0 {
-			written += " "
+	r.code = true
+	if before := r.out.String(); before != "" {
+		if last := before[len(before)-1]; wordByte(last) || strings.IndexByte("'\"`", last) >= 0 {
+			written = " " + written
 		}
 	}
-	r.out.WriteString(written)
-	r.at += end + 2
-	return true, nil
+	if after != "" && strings.IndexByte("'\"`", after[0]) >= 0 {
+		written += " "
+	}
+	return written, nil
 }
 
-// write renders value for the current place.
 func (r *mysqlRenderer) write(value Value) (string, error) {
-	if err := checkText(value.Text); err != nil {
-		return "", err
-	}
 	switch r.quote {
 	case 0:
 		if value.Kind == IdentifierValue {
@@ -127,10 +95,7 @@ func (r *mysqlRenderer) write(value Value) (string, error) {
 		}
 		return MySQLLiteral(value.Text, r.mode)
 	case '#', '*':
-		if !harmless(value.Text) || strings.Contains(value.Text, "/") {
-			return "", errComment
-		}
-		return value.Text, nil
+		return commented(value.Text)
 	default:
 		return r.mode.escape(value.Text, r.quote), nil
 	}

@@ -6,21 +6,6 @@ import (
 	"strings"
 )
 
-// ValueKind says how a value is quoted where the statement does not quote it.
-type ValueKind int
-
-// The kinds.
-const (
-	LiteralValue ValueKind = iota
-	IdentifierValue
-)
-
-// Value is what stands for one {{name}} of a statement.
-type Value struct {
-	Text string
-	Kind ValueKind
-}
-
 // RenderPostgres replaces each {{name}} in statement by the value of that name,
 // written so that it stays one value at the place where it stands:
 //
@@ -37,9 +22,9 @@ type Value struct {
 // values.
 func RenderPostgres(statement string, values map[string]Value) (string, error) {
 	if err := checkText(statement); err != nil {
-		return "", errors.New("the statement is not valid UTF-8 or holds a NUL byte")
+		return "", errStatement
 	}
-	r := renderer{text: statement, values: values}
+	r := renderer{rendering: rendering{text: statement, values: values}}
 	return r.render()
 }
 
@@ -58,13 +43,10 @@ const (
 )
 
 type renderer struct {
-	text   string
-	values map[string]Value
+	rendering
 	// nested is set within a dollar quoted body.
 	nested bool
 
-	out   strings.Builder
-	at    int
 	place place
 	depth int // of block comments
 	// escapeEnd is the offset behind the last E'…', or -1: after white space
@@ -75,7 +57,7 @@ type renderer struct {
 func (r *renderer) render() (string, error) {
 	r.escapeEnd = -1
 	for r.at < len(r.text) {
-		if done, err := r.placeholder(); err != nil {
+		if done, err := r.replace(r.apart); err != nil {
 			return "", err
 		} else if done {
 			continue
@@ -102,59 +84,29 @@ func (r *renderer) render() (string, error) {
 	}
 }
 
-// take copies n bytes.
-func (r *renderer) take(n int) {
-	end := min(r.at+n, len(r.text))
-	r.out.WriteString(r.text[r.at:end])
-	r.at = end
-}
-
-// placeholder replaces the {{name}} at the current offset, if there is one.
-func (r *renderer) placeholder() (bool, error) {
-	rest := r.text[r.at:]
-	if !strings.HasPrefix(rest, "{{") {
-		return false, nil
-	}
-	end := strings.Index(rest, "}}")
-	if end < 0 {
-		return false, nil
-	}
-	name := rest[2:end]
-	value, ok := r.values[name]
-	if !ok {
-		return false, nil
-	}
+// apart renders value for the current place. Quotes of ours must not join with what
+// stands beside them.
+func (r *renderer) apart(value Value, after string) (string, error) {
 	written, err := r.write(value)
-	if err != nil {
-		return false, fmt.Errorf("put {{%s}} into a statement: %w", name, err)
+	if err != nil || r.place != inPlain {
+		return written, err
 	}
-	after := rest[end+2:]
-	if r.place == inPlain {
-		// Quotes of ours must not join with what stands beside them.
-		if r.at > 0 && (wordByte(r.text[r.at-1]) || strings.IndexByte(`&'"`, r.text[r.at-1]) >= 0) {
-			written = " " + written
-		}
-		if strings.HasPrefix(after, "'") || strings.HasPrefix(after, `"`) {
-			written += " "
-		}
+	if r.at > 0 && (wordByte(r.text[r.at-1]) || strings.IndexByte(`&'"`, r.text[r.at-1]) >= 0) {
+		written = " " + written
 	}
-	r.out.WriteString(written)
-	r.at += end + 2
-	return true, nil
+	if strings.HasPrefix(after, "'") || strings.HasPrefix(after, `"`) {
+		written += " "
+	}
+	return written, nil
 }
 
 var (
 	errDollar  = errors.New("the value holds a character that cannot stand inside dollar quotes; take other characters or write the statement without them")
-	errComment = errors.New("the value holds a character that cannot stand inside a comment")
 	errUnicode = errors.New("the value holds a character that cannot stand inside U& quotes")
 )
 
-// write renders value for the current place.
 func (r *renderer) write(value Value) (string, error) {
 	text := value.Text
-	if err := checkText(text); err != nil {
-		return "", err
-	}
 	if r.nested && !harmless(text) {
 		return "", errDollar
 	}
@@ -171,33 +123,13 @@ func (r *renderer) write(value Value) (string, error) {
 		}
 		return text, nil
 	case inLineComment, inBlockComment:
-		// A slash could end a comment together with a star before it.
-		if !harmless(text) || strings.Contains(text, "/") {
-			return "", errComment
-		}
-		return text, nil
+		return commented(text)
 	default:
 		if value.Kind == IdentifierValue {
 			return PostgresIdent(text)
 		}
 		return PostgresLiteral(text)
 	}
-}
-
-// harmless reports whether text holds only characters that mean nothing in any
-// quoting: no quotes, no backslash, no semicolon, no line break. SCRAM verifiers
-// are harmless; their dollar signs are looked at where they matter.
-func harmless(text string) bool {
-	for i := 0; i < len(text); i++ {
-		c := text[i]
-		switch {
-		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9':
-		case strings.IndexByte("_-.,:@+/=$ ", c) >= 0:
-		default:
-			return false
-		}
-	}
-	return true
 }
 
 // plain moves on outside of quotes and comments.
@@ -266,11 +198,6 @@ func blank(text string) bool {
 	return true
 }
 
-func wordByte(c byte) bool {
-	return c == '_' || c == '$' || c >= 0x80 ||
-		'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
-}
-
 // dollar copies a dollar quoted string, or a single dollar sign.
 func (r *renderer) dollar() error {
 	if r.at > 0 && wordByte(r.text[r.at-1]) {
@@ -287,7 +214,7 @@ func (r *renderer) dollar() error {
 	if length < 0 {
 		return errors.New("the statement leaves a dollar quote open")
 	}
-	inner := renderer{text: r.text[start : start+length], values: r.values, nested: true}
+	inner := renderer{rendering: rendering{text: r.text[start : start+length], values: r.values}, nested: true}
 	body, err := inner.render()
 	if err != nil {
 		return err

@@ -80,16 +80,18 @@ const (
 	EventAgentRecovered    EventType = "agent_recovered"
 
 	// What Vault does not audit, told by the plugin as facts.
-	EventAccessDenied      EventType = "access_denied"
-	EventRateLimitExceeded EventType = "rate_limit_exceeded"
-	EventUnauthorized      EventType = "unauthorized_access_attempt" // an agent touches what is not its own
-	EventSuspicious        EventType = "suspicious_activity"         // a login of ours that nobody knows of
-	EventSessionExpired    EventType = "session_expired"             // a login was ended because its time was over
-	EventRevocationFailed  EventType = "revocation_failed"           // a login could not be ended yet
-	EventCredentialRotated EventType = "credential_rotated"          //nolint:gosec // a word, no credential: of a static role or a connection's own login
-	EventKeyRotated        EventType = "key_rotated"                 // a key the plugin signs with
-	EventOperationPruned   EventType = "operation_pruned"            // an old operation was removed
-	EventFactsLost         EventType = "facts_lost"                  // more facts than are kept
+	EventAccessDenied        EventType = "access_denied"
+	EventRateLimitExceeded   EventType = "rate_limit_exceeded"
+	EventUnauthorized        EventType = "unauthorized_access_attempt" // an agent touches what is not its own
+	EventSuspicious          EventType = "suspicious_activity"         // a login of ours that nobody knows of
+	EventSessionExpired      EventType = "session_expired"             // a login was ended because its time was over
+	EventRevocationFailed    EventType = "revocation_failed"           // a login could not be ended yet
+	EventCredentialRotated   EventType = "credential_rotated"          //nolint:gosec // a word, no credential: of a static role or a connection's own login
+	EventKeyRotated          EventType = "key_rotated"                 // a key the plugin signs with
+	EventOperationPruned     EventType = "operation_pruned"            // an old operation was removed
+	EventCancelRequested     EventType = "cancel_requested"            // a person wants an operation to end
+	EventCleanupAcknowledged EventType = "cleanup_acknowledged"        // a person says to have cleaned a target by hand
+	EventFactsLost           EventType = "facts_lost"                  // more facts than are kept
 )
 
 // eventInfo is a row of the vocabulary.
@@ -100,27 +102,29 @@ type eventInfo struct {
 }
 
 var eventTypes = map[EventType]eventInfo{
-	EventOperationStarted:  {ClassDataModifications, false},
-	EventOperationFinished: {ClassDataModifications, false},
-	EventStepStarted:       {ClassDataModifications, false}, // but see stepClasses
-	EventStepFinished:      {ClassDataModifications, false},
-	EventAccessGranted:     {ClassAuthorization, true},
-	EventLogout:            {ClassAuthentication, true},
-	EventBulkDataExport:    {ClassQueryExecution, true},
-	EventTableVerified:     {ClassQueryExecution, false},
-	EventSandboxStarted:    {ClassSecurityEvents, false},
-	EventSandboxRemoved:    {ClassSecurityEvents, false},
-	EventAgentRecovered:    {ClassSecurityEvents, false},
-	EventAccessDenied:      {ClassAuthorization, true},
-	EventRateLimitExceeded: {ClassSecurityEvents, true},
-	EventUnauthorized:      {ClassSecurityEvents, true},
-	EventSuspicious:        {ClassSecurityEvents, true},
-	EventSessionExpired:    {ClassAuthentication, true},
-	EventRevocationFailed:  {ClassUserManagement, false},
-	EventCredentialRotated: {ClassUserManagement, false},
-	EventKeyRotated:        {ClassConfigurationChanges, false},
-	EventOperationPruned:   {ClassSecurityEvents, false},
-	EventFactsLost:         {ClassSecurityEvents, false},
+	EventOperationStarted:    {ClassDataModifications, false},
+	EventOperationFinished:   {ClassDataModifications, false},
+	EventStepStarted:         {ClassDataModifications, false}, // but see stepClasses
+	EventStepFinished:        {ClassDataModifications, false},
+	EventAccessGranted:       {ClassAuthorization, true},
+	EventLogout:              {ClassAuthentication, true},
+	EventBulkDataExport:      {ClassQueryExecution, true},
+	EventTableVerified:       {ClassQueryExecution, false},
+	EventSandboxStarted:      {ClassSecurityEvents, false},
+	EventSandboxRemoved:      {ClassSecurityEvents, false},
+	EventAgentRecovered:      {ClassSecurityEvents, false},
+	EventAccessDenied:        {ClassAuthorization, true},
+	EventRateLimitExceeded:   {ClassSecurityEvents, true},
+	EventUnauthorized:        {ClassSecurityEvents, true},
+	EventSuspicious:          {ClassSecurityEvents, true},
+	EventSessionExpired:      {ClassAuthentication, true},
+	EventRevocationFailed:    {ClassUserManagement, false},
+	EventCredentialRotated:   {ClassUserManagement, false},
+	EventKeyRotated:          {ClassConfigurationChanges, false},
+	EventOperationPruned:     {ClassSecurityEvents, false},
+	EventCancelRequested:     {ClassDataModifications, false},
+	EventCleanupAcknowledged: {ClassDataModifications, false},
+	EventFactsLost:           {ClassSecurityEvents, false},
 }
 
 // stepClasses are the classes of step_started and step_finished.

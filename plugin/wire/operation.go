@@ -120,12 +120,22 @@ type Result struct {
 	Code   Code   `json:"code,omitempty"` // empty on success
 	Reason string `json:"reason,omitempty"`
 	Hint   string `json:"hint,omitempty"`
-	Step   Step   `json:"step,omitempty"` // where it failed
-	Rows   string `json:"rows,omitempty"` // decimal
-	Bytes  string `json:"bytes,omitempty"`
-	Tables string `json:"tables,omitempty"`
+	// CleanupHint is what the last claim for cleaning the target has told, beside Hint.
+	CleanupHint string `json:"cleanup_hint,omitempty"`
+	Step        Step   `json:"step,omitempty"` // where it failed
+	Rows        string `json:"rows,omitempty"` // decimal
+	Bytes       string `json:"bytes,omitempty"`
+	Tables      string `json:"tables,omitempty"`
 	// ReportDigest is the SHA-256 (hex) of the report text the agent sent.
 	ReportDigest string `json:"report_digest,omitempty"`
+}
+
+// Cancellation is who asked for an operation to be cancelled, and was the first to. A
+// token without an entity is told by its display name.
+type Cancellation struct {
+	User
+	Time   time.Time `json:"time"`
+	Reason string    `json:"reason,omitempty"` // in their words
 }
 
 // Operation is what operations/:id answers.
@@ -152,9 +162,28 @@ type Operation struct {
 	Agent           string            `json:"agent,omitempty"` // holder of the claim, last one at the end
 	Fence           string            `json:"fence,omitempty"`
 	CancelRequested bool              `json:"cancel_requested,omitempty"`
-	Progress        *Progress         `json:"progress,omitempty"` // as last heard; not stored
+	Cancellation    *Cancellation     `json:"cancellation,omitempty"` // none where an earlier version was asked
+	Progress        *Progress         `json:"progress,omitempty"`     // as last heard; not stored
 	Result          *Result           `json:"result,omitempty"`
+	// Cleanup is what becomes of what the run left at the target; empty when nothing
+	// had to be removed by a claim of its own. Stored beside the operation.
+	Cleanup CleanupState `json:"cleanup,omitempty"`
+	// CleanupAttempts is how many claims for that there were. Stored beside the operation.
+	CleanupAttempts int `json:"cleanup_attempts"`
+	// Acknowledged is who said that the target was cleaned by hand, while Cleanup says so.
+	Acknowledged *ReceiptAcknowledgement `json:"cleanup_acknowledged,omitempty"`
 }
+
+// CleanupState says how far agents are with what a run left at its target.
+type CleanupState string
+
+// The states of a cleanup.
+const (
+	CleanupPending      CleanupState = "pending"      // wanted, perhaps at work
+	CleanupDone         CleanupState = "done"         // nothing is left
+	CleanupFailed       CleanupState = "failed"       // given up; a person must look
+	CleanupAcknowledged CleanupState = "acknowledged" // given up, and a person says to have cleaned by hand
+)
 
 // Options of a clone, all strings as they travel in requests.
 const (

@@ -14,10 +14,33 @@ const (
 
 // Plan is the envelope every plan text has. Shape and Estimates are kept as the
 // bytes the agent sent: digests are taken over bytes, never over a re-encoding.
+// Logins are put behind them by the plugin, which knows them; agents send none.
 type Plan struct {
 	Version   int             `json:"version"` // 1
 	Shape     json.RawMessage `json:"shape"`
 	Estimates Estimates       `json:"estimates"`
+	Logins    []PlannedLogin  `json:"logins,omitempty"`
+}
+
+// PlanLogins is the key of [Plan.Logins] in a plan's text.
+const PlanLogins = "logins"
+
+// PlannedLogin is what the login of one side is granted while the operation runs: its
+// role as the plugin uses it. One that changed after the plan makes no login.
+type PlannedLogin struct {
+	Side             Side              `json:"side"`
+	Purpose          Purpose           `json:"purpose"`
+	Connection       string            `json:"connection"`
+	Role             string            `json:"role"`
+	Preset           string            `json:"preset,omitempty"`
+	CredentialType   string            `json:"credential_type"`
+	CredentialConfig map[string]string `json:"credential_config,omitempty"`
+	Creation         []string          `json:"creation_statements"`
+	// Without statements a login is ended, and renewed, in the plugin's own way.
+	Revocation []string `json:"revocation_statements,omitempty"`
+	Renew      []string `json:"renew_statements,omitempty"`
+	// Preparation is what a preset needs once on the server.
+	Preparation []string `json:"preparation_statements,omitempty"`
 }
 
 // ShapeHead is the part of a shape that the plugin reads, for every engine.

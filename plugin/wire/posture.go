@@ -1,5 +1,7 @@
 package wire
 
+import "slices"
+
 // Risk says how bad a finding of the posture is.
 type Risk string
 
@@ -20,12 +22,7 @@ func (r Risk) Valid() bool { return r.Rank() >= 0 }
 
 // Rank orders risks: 0 is the least. It is -1 for an unknown one.
 func (r Risk) Rank() int {
-	for i, known := range Risks() {
-		if r == known {
-			return i
-		}
-	}
-	return -1
+	return slices.Index(Risks(), r)
 }
 
 // SubjectKind is what kind of thing a finding is about.

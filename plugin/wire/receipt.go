@@ -36,7 +36,10 @@ type Attested struct {
 	PlanDigest     string            `json:"plan_digest,omitempty"`
 	ShapeDigest    string            `json:"shape_digest,omitempty"`
 	ShapeConfirmed bool              `json:"shape_confirmed"` // the copying snapshot had the planned shape
-	Approvals      []ReceiptApproval `json:"approvals,omitempty"`
+	// Approvals are all that were given. ApprovalsCheckedAt is when the last login that
+	// reaches data was asked for, and each was judged; zero when none ever was.
+	Approvals          []ReceiptApproval `json:"approvals,omitempty"`
+	ApprovalsCheckedAt time.Time         `json:"approvals_checked_at,omitzero"`
 	// Claims and Accounts are in order. Where there were too many, the ones in the
 	// middle are counted only.
 	Claims          []ReceiptClaim   `json:"claims,omitempty"`
@@ -95,6 +98,8 @@ type ReceiptApproval struct {
 	Name       string    `json:"name"`
 	PlanDigest string    `json:"plan_digest"` // what was reviewed
 	At         time.Time `json:"at"`
+	// NotCounted is why it did not count for the run, empty when it did.
+	NotCounted NotCounted `json:"not_counted,omitempty"`
 }
 
 // ReceiptClaim is one claim, from its beginning to its end.
@@ -131,16 +136,28 @@ const (
 // ReceiptEnd is how it ended. Code and reason stand here when the plugin ended
 // the operation, else the agent gave them.
 type ReceiptEnd struct {
-	State     State     `json:"state"`
-	By        string    `json:"by"`
-	Code      Code      `json:"code,omitempty"`
-	Reason    string    `json:"reason,omitempty"`
-	Step      Step      `json:"step,omitempty"`
-	Cancelled bool      `json:"cancel_requested"`
-	Switched  bool      `json:"switched"` // events told that the copy was put in place
-	Cleanup   string    `json:"cleanup,omitempty"`
-	StartedAt time.Time `json:"started_at,omitzero"` // of the claim that led to the end
-	At        time.Time `json:"at,omitzero"`
+	State     State  `json:"state"`
+	By        string `json:"by"`
+	Code      Code   `json:"code,omitempty"`
+	Reason    string `json:"reason,omitempty"`
+	Step      Step   `json:"step,omitempty"`
+	Cancelled bool   `json:"cancel_requested"`
+	// Cancellation is who asked for that; an end in another state came before it.
+	Cancellation *Cancellation `json:"cancellation,omitempty"`
+	Switched     bool          `json:"switched"` // events told that the copy was put in place
+	Cleanup      string        `json:"cleanup,omitempty"`
+	// Acknowledged is who said that the target was cleaned by hand, after agents had
+	// given up; whether it was, nobody attests.
+	Acknowledged *ReceiptAcknowledgement `json:"cleanup_acknowledged,omitempty"`
+	StartedAt    time.Time               `json:"started_at,omitzero"` // of the claim that led to the end
+	At           time.Time               `json:"at,omitzero"`
+}
+
+// ReceiptAcknowledgement is a person's word about a target.
+type ReceiptAcknowledgement struct {
+	User
+	At     time.Time `json:"at"`
+	Reason string    `json:"reason"`
 }
 
 // Reported is what the agent told with its finish and in its report. The plugin

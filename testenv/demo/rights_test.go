@@ -1,19 +1,18 @@
 package main
 
 import (
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/dbops-io/vault-plugin-secrets-dbops/testenv"
 )
 
 // The rights in the README are those the demo runs with, so they are enough.
 func TestRights_AsInReadme(t *testing.T) {
 	t.Parallel()
-	content, err := os.ReadFile(filepath.Join("..", "..", "README.md"))
-	require.NoError(t, err)
+	readme := testenv.README(t)
 	for _, rights := range []string{sourceRights, targetRights, inspectStatement, readStatement, writeStatement} {
 		for _, line := range strings.Split(strings.TrimSpace(rights), "\n") {
 			if strings.Contains(line, "LARGE OBJECT") {
@@ -21,7 +20,7 @@ func TestRights_AsInReadme(t *testing.T) {
 			}
 			line, _, _ = strings.Cut(line, "--")
 			line = strings.TrimSpace(strings.ReplaceAll(line, "%s", "'…'"))
-			require.Contains(t, string(content), line)
+			require.Contains(t, readme, line)
 		}
 	}
 }

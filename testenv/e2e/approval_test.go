@@ -193,3 +193,40 @@ func TestApproval_AnotherAgentRuns(t *testing.T) {
 	require.Equal(t, "seen with the team", audited[s.Mount().Operation(op.ID)+"/approve comment"])
 	require.Equal(t, "carol has left", audited[s.Mount().Operation(left.ID)+"/reject comment"])
 }
+
+// A server that does not tell Vault for a moment which one it is, after people have
+// approved, gets no login until it does, and then the clone runs: the agent asks again.
+func TestApproval_ServerDoesNotSayWhichItIs(t *testing.T) {
+	t.Parallel()
+	s := newApprovalSite(t)
+	s.Source.Exec(stack.Database, "CREATE TABLE marker (round int)", "INSERT INTO marker VALUES (1)")
+	op := s.await(t, s.Ask(nil), wire.StateAwaitingApproval)
+	noLogins := func() error {
+		if left := stack.Logins(s.Source) + stack.Logins(s.Target); left != "" {
+			return fmt.Errorf("logins %s", left)
+		}
+		return nil
+	}
+	testenv.Await(t, "the inspecting logins to end", 30*time.Second, noLogins)
+	s.Write("reset/"+stack.SourceName, nil) // it forgets what the server said
+	s.Source.Exec("postgres", "ALTER ROLE dbops_root CONNECTION LIMIT 0", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'dbops_root'")
+	s.approve(t, op, s.bob, s.carol)
+	path := s.Mount().Accounts(stack.AgentName, op.ID, wire.PurposeRead, wire.Source)
+	testenv.Await(t, "the agent to be told twice to ask again", 30*time.Second, func() error {
+		told := 0
+		for _, entry := range s.Vault.AuditEntries() {
+			if text := string(entry); strings.Contains(text, path) && strings.Contains(text, "until it says which server it is") {
+				told++
+			}
+		}
+		if told < 2 {
+			return fmt.Errorf("told %d times", told)
+		}
+		return nil
+	})
+	require.Empty(t, stack.Logins(s.Source))
+	s.Source.Exec("postgres", "ALTER ROLE dbops_root CONNECTION LIMIT -1")
+	s.await(t, op.ID, wire.StateSucceeded)
+	require.Equal(t, "1", s.Target.Value(stack.Database, "SELECT round FROM marker"))
+	testenv.Await(t, "the logins to end", 30*time.Second, noLogins)
+}

@@ -113,7 +113,7 @@ func TestClone_EverythingWhileWritten(t *testing.T) {
 		}
 		writer <- nil
 	}()
-	testenv.Await(t, "the writer", 10*time.Second, func() error {
+	testenv.Await(t, "the writer", 30*time.Second, func() error {
 		select {
 		case err := <-writer:
 			require.NoError(t, err)

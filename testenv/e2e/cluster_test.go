@@ -150,7 +150,7 @@ func TestCluster_StepDownAndReloadUnderPolling(t *testing.T) {
 	began := time.Now()
 	s.Vault.ReloadPlugin()
 	reload := time.Since(began)
-	testenv.Await(t, "polls after the reload", 20*time.Second, func() error {
+	testenv.Await(t, "polls after the reload", time.Minute, func() error {
 		if p.polls.Load() < before+2*agents {
 			return fmt.Errorf("%d polls, %d errors", p.polls.Load(), p.errors.Load())
 		}

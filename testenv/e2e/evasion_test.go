@@ -54,6 +54,15 @@ func (s *evasionSite) approved(t *testing.T) wire.Operation {
 	return op
 }
 
+// planOf reads a plan of one part.
+func (s *evasionSite) planOf(t *testing.T, who *api.Client, id string) (text, digest string) {
+	t.Helper()
+	secret, err := who.Logical().Read(s.Mount().Operation(id) + "/plan")
+	require.NoError(t, err)
+	require.Equal(t, "1", secret.Data["parts"])
+	return secret.Data["text"].(string), secret.Data["plan_digest"].(string)
+}
+
 // stopped polls as the agent would, tries to get at data, and checks that the
 // operation ends with the code, without any account that reaches rows.
 func (s *evasionSite) stopped(t *testing.T, id string, code wire.Code) {
@@ -115,6 +124,38 @@ func TestEvasions(t *testing.T) {
 		s.stopped(t, op.ID, wire.CodePlanChanged)
 		require.Empty(t, stack.Logins(other))
 		_, err = operator.Logical().Write(string(s.Mount())+"/config/"+stack.TargetName, map[string]any{"connection_url": s.Target.ConnectionURL("postgres")})
+		require.NoError(t, err)
+	})
+
+	t.Run("a role that is widened after the approval", func(t *testing.T) {
+		operator, _ := s.Person("widener", "dbops-operator")
+		role := func(purpose wire.Purpose) string { return stack.TargetName + "-" + string(purpose) }
+		as := stack.Roles()[wire.PurposeWrite]
+		for field, statement := range map[string]string{
+			"creation_statements":   as + ` GRANT pg_read_all_data TO "{{name}}";`,
+			"revocation_statements": `SELECT 1`,
+			"renew_statements":      `ALTER ROLE "{{name}}" VALID UNTIL 'infinity'`,
+		} {
+			op := s.approved(t)
+			_, err := operator.Logical().Write(string(s.Mount())+"/roles/"+role(wire.PurposeWrite), map[string]any{field: statement})
+			require.NoError(t, err)
+			s.stopped(t, op.ID, wire.CodePlanChanged)
+			_, err = operator.Logical().Write(string(s.Mount())+"/roles/"+role(wire.PurposeWrite), map[string]any{
+				"creation_statements": as, "revocation_statements": []string{}, "renew_statements": []string{},
+			})
+			require.NoError(t, err)
+		}
+		// What approvers are shown is what the logins would be granted.
+		op := s.approved(t)
+		text, digest := s.planOf(t, s.approver, op.ID)
+		require.Equal(t, op.PlanDigest, digest)
+		require.Equal(t, op.PlanDigest, wire.Digest([]byte(text)))
+		var plan wire.Plan
+		require.NoError(t, json.Unmarshal([]byte(text), &plan))
+		require.Len(t, plan.Logins, 2)
+		require.Equal(t, []string{as}, plan.Logins[1].Creation)
+		require.Equal(t, role(wire.PurposeWrite), plan.Logins[1].Role)
+		_, err := s.Requester.Logical().Write(s.Mount().Cancel(op.ID), nil)
 		require.NoError(t, err)
 	})
 

@@ -46,6 +46,25 @@ type leaseLoad struct {
 	users map[string]bool
 }
 
+const createLogin = `CREATE ROLE "{{name}}" LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}'`
+
+// issuing connects prod to the server, for all roles. The returned function writes
+// below the mount.
+func issuing(t *testing.T, v *testenv.VaultServer, p *testenv.PostgresServer) (write func(path string, data map[string]any)) {
+	t.Helper()
+	write = func(path string, data map[string]any) {
+		t.Helper()
+		_, err := v.Client.Logical().Write(v.Mount+"/"+path, data)
+		require.NoError(t, err, path)
+	}
+	p.Exec("postgres", `CREATE ROLE dbops_root LOGIN CREATEROLE PASSWORD 'root-password'`)
+	write("config/prod", map[string]any{
+		"plugin_name": "postgresql-database-plugin", "connection_url": p.ConnectionURL("postgres"),
+		"username": "dbops_root", "password": "root-password", "allowed_roles": "*",
+	})
+	return write
+}
+
 // Leases come and go while the database restarts three times and Vault is killed
 // twice. LEASES says how many (default 1000).
 func TestLeases_Crashes(t *testing.T) {
@@ -57,19 +76,9 @@ func TestLeases_Crashes(t *testing.T) {
 	}
 	v := testenv.Vault(t, testenv.VaultOptions{Raft: true, SkipAudit: true})
 	p := testenv.Postgres(t, testenv.PostgresOptions{Durable: true, Weight: 16})
-	p.Exec("postgres", `CREATE ROLE dbops_root LOGIN CREATEROLE PASSWORD 'root-password'`)
-	write := func(path string, data map[string]any) {
-		_, err := v.Client.Logical().Write(v.Mount+"/"+path, data)
-		require.NoError(t, err, path)
-	}
-	write("config/prod", map[string]any{
-		"plugin_name": "postgresql-database-plugin", "connection_url": p.ConnectionURL("postgres"),
-		"username": "dbops_root", "password": "root-password", "allowed_roles": "app",
-	})
+	write := issuing(t, v, p)
 	write("roles/app", map[string]any{
-		"db_name":             "prod",
-		"creation_statements": `CREATE ROLE "{{name}}" LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}'`,
-		"default_ttl":         leaseTTL.String(), "max_ttl": leaseTTL.String(),
+		"db_name": "prod", "creation_statements": createLogin, "default_ttl": leaseTTL.String(), "max_ttl": leaseTTL.String(),
 	})
 
 	over, end := context.WithCancel(t.Context())

@@ -57,7 +57,7 @@ func TestMetrics_OfAgent(t *testing.T) {
 
 	op := s.Succeed(nil, 2*time.Minute)
 	var after string
-	testenv.Await(t, "the end to be counted", 10*time.Second, func() (err error) {
+	testenv.Await(t, "the end to be counted", 30*time.Second, func() (err error) {
 		after, err = scrapeAgent(t, socket)
 		if err == nil && !strings.Contains(after, "\n"+`dbops_agent_operations_total{kind="clone",outcome="succeeded"} 1`+"\n") {
 			err = io.ErrUnexpectedEOF

@@ -3,6 +3,7 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -52,7 +53,7 @@ func (h hand) poll(held ...string) wire.PollResponse {
 func (h hand) claim() wire.Claim {
 	h.t.Helper()
 	var claims []wire.Claim
-	testenv.Await(h.t, "a claim", 10*time.Second, func() error {
+	testenv.Await(h.t, "a claim", 30*time.Second, func() error {
 		if claims = h.poll().Claims; len(claims) == 0 {
 			return errNothing
 		}
@@ -147,7 +148,10 @@ func TestRefusals_WorkProtocol(t *testing.T) {
 	plan, shape := planText(t, s, 3)
 	answer, err := one.plan(claim, plan)
 	require.NoError(t, err)
-	require.Equal(t, wire.Digest([]byte(plan)), answer.PlanDigest)
+	stored, err := s.Requester.Logical().Read(s.Mount().Operation(id) + "/plan")
+	require.NoError(t, err)
+	require.True(t, strings.HasPrefix(stored.Data["text"].(string), strings.TrimSuffix(plan, "}")+`,"logins":[`), "the agent's bytes, and the logins")
+	require.Equal(t, wire.Digest([]byte(stored.Data["text"].(string))), answer.PlanDigest)
 	require.Equal(t, wire.Digest([]byte(shape)), answer.ShapeDigest)
 	require.NotNil(t, answer.Claim, "state %s", answer.State)
 	running := *answer.Claim
@@ -167,10 +171,10 @@ func TestRefusals_WorkProtocol(t *testing.T) {
 		require.NoError(t, one.try(s.Mount().Finish(one.name, id), wire.FinishRequest{
 			Fence: running.Fence, Outcome: wire.StateCancelled, Code: wire.CodeCancelled, Reason: "on request",
 		}, nil))
-		op := s.AwaitFinal(id, 10*time.Second)
+		op := s.AwaitFinal(id, 30*time.Second)
 		require.Equal(t, wire.StateCancelled, op.State)
 		// They are ended beside the answer: a database may be slow.
-		testenv.Await(t, "the accounts of a finished operation to end", 10*time.Second, func() error {
+		testenv.Await(t, "the accounts of a finished operation to end", 30*time.Second, func() error {
 			if left := stack.Logins(s.Source); left != "" {
 				return fmt.Errorf("%s is left", left)
 			}
@@ -186,7 +190,7 @@ func TestRefusals_WorkProtocol(t *testing.T) {
 		_, otherShape := planText(t, s, 4)
 		_, err = one.plan(*answer.Claim, otherShape)
 		refused(t, err, wire.CodePlanChanged)
-		op := s.AwaitFinal(id, 10*time.Second)
+		op := s.AwaitFinal(id, 30*time.Second)
 		require.Equal(t, wire.StateFailed, op.State)
 		require.Equal(t, wire.CodePlanChanged, op.Result.Code)
 	})
@@ -206,7 +210,7 @@ func TestRefusals_WorkProtocol(t *testing.T) {
 		require.Equal(t, wire.StateDenied, answer.State)
 		require.Equal(t, wire.CodeDenied, answer.Decision.Code)
 		require.Contains(t, answer.Decision.Reason, stack.TargetName)
-		require.Equal(t, wire.StateDenied, s.AwaitFinal(id, 10*time.Second).State)
+		require.Equal(t, wire.StateDenied, s.AwaitFinal(id, 30*time.Second).State)
 	})
 
 	t.Run("events of another chain or operation", func(t *testing.T) {

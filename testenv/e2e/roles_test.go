@@ -107,6 +107,7 @@ var matrix = []reach{
 	{path: "all/operations/{nothing}/report", read: []string{adm, opr, aud, res}},
 	{path: "all/operations/{nothing}/receipt", read: []string{adm, opr, aud, res}},
 	{path: "all/operations/{nothing}/cancel", write: []string{adm, opr}},
+	{path: "all/operations/{nothing}/acknowledge", write: []string{adm, opr}},
 	{path: "keys", read: []string{adm, dev, req, app, opr, aud, res}},
 	{path: "keys/rotate", write: []string{adm, opr}},
 

@@ -91,7 +91,7 @@ func (r *rotated) recovered(role, username string, mayMiss bool) {
 	r.t.Helper()
 	began := time.Now()
 	testenv.Await(r.t, "the rotation to be completed", time.Minute, func() error {
-		for _, kind := range []string{"role", "root"} {
+		for _, kind := range []string{"role", "own"} {
 			left, err := r.v.Client.Logical().List(r.raw + "/" + kind)
 			if err != nil {
 				return err

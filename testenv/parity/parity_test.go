@@ -30,18 +30,18 @@ func table(d *databases) []group {
 	authority := certificateConfig()
 	certificates := hasCredential("client_certificate", authority)
 	return []group{
-		{name: "config", minimum: 116, rows: configRows(d)},
+		{name: "config", minimum: 130, rows: configRows(d)},
 		{name: "roles", minimum: 77, rows: roleRows()},
 		{name: "creds", minimum: 106, rows: credsRows(d)},
 		{name: "reset", minimum: 14, built: []row{help("reset/x"), help("reload/x")}, rows: resetRows()},
-		{name: "static roles", minimum: 74, built: []row{help("static-roles/x"), help("rotate-role/x")}, rows: staticRows(d)},
+		{name: "static roles", minimum: 87, built: []row{help("static-roles/x"), help("rotate-role/x")}, rows: staticRows(d)},
 		{name: "rotation of root", minimum: 15, built: []row{help("rotate-root/x")}, rows: rotationRows(d)},
-		{name: "mysql", minimum: 32, built: []row{mysql}, rows: mysqlRows(d)},
+		{name: "mysql", minimum: 44, built: []row{mysql}, rows: mysqlRows(d)},
 		{name: "mysql rotation", minimum: 9, built: append([]row{mysql}, rotation...), rows: mysqlRotationRows()},
-		{name: "redis", minimum: 25, built: []row{redis}, rows: redisRows(d)},
+		{name: "redis", minimum: 32, built: []row{redis}, rows: redisRows(d)},
 		{name: "redis rotation", minimum: 9, built: append([]row{redis}, rotation...), rows: redisRotationRows()},
-		{name: "keys", minimum: 11, built: []row{keys}, rows: keyRows()},
-		{name: "certificates", minimum: 8, built: []row{certificates}, rows: certificateRows(authority)},
+		{name: "keys", minimum: 16, built: []row{keys}, rows: keyRows()},
+		{name: "certificates", minimum: 15, built: []row{certificates}, rows: certificateRows(authority)},
 	}
 }
 

@@ -1,6 +1,10 @@
 package parity_test
 
-import "github.com/dbops-io/vault-plugin-secrets-dbops/testenv"
+import (
+	"fmt"
+
+	"github.com/dbops-io/vault-plugin-secrets-dbops/testenv"
+)
 
 func mysqlRows(d *databases) []row {
 	const dead = "{{username}}:{{password}}@tcp(127.0.0.1:1)/"
@@ -42,6 +46,23 @@ func mysqlRows(d *databases) []row {
 		put("mysql: username_template", "config/my", fields{"username_template": `m_{{random 16}}`}),
 		get("mysql: creds by username_template", "creds/my"),
 		put("mysql: username_template broken", "config/my", fields{"username_template": `{{`}),
+		put("mysql: tls_server_name and tls_skip_verify", "config/mytls", config(fields{
+			"tls_server_name": "db.example.test", "tls_skip_verify": true, "verify_connection": false,
+		})),
+		get("mysql: tls as written", "config/mytls", "data.connection_details.tls_server_name", "data.connection_details.tls_skip_verify"),
+		put("mysql: tls_skip_verify no flag", "config/mytls", fields{"tls_skip_verify": "perhaps", "verify_connection": false}),
+		put("mysql: tls_server_name of another kind", "config/mytls", fields{"tls_server_name": []string{"a", "b"}, "verify_connection": false}),
+		put("mysql: an authority nobody has", "config/mytls", fields{"tls_ca": string(anyAuthority().Cert), "tls_skip_verify": false, "verify_connection": true}),
+		put("mysql: auth_type unknown", "config/mytls", fields{"auth_type": "guess", "verify_connection": false}),
+		del("mysql: tls goes", "config/mytls"),
+		put("mysql: a password of a policy", "roles/mypolicy", role(fields{"credential_config": fields{"password_policy": "long"}})),
+		lend("mysql: creds by a policy", "creds/mypolicy", "mypolicy", "lease_duration"),
+		revoke("mysql: revoke what a policy made", "mypolicy"),
+		put("mysql: a key pair", "roles/mykey", role(fields{
+			"credential_type":     "rsa_private_key",
+			"creation_statements": "CREATE USER '{{name}}'@'%' IDENTIFIED BY '{{public_key}}';",
+		})),
+		get("mysql: creds of a key pair", "creds/mykey"),
 		put("mysql: the legacy name", "config/mylegacy", config(fields{"plugin_name": "mysql-legacy-database-plugin"})),
 		put("mysql: the rds name", "config/myrds", config(fields{"plugin_name": "mysql-rds-database-plugin"})),
 		put("mysql: the aurora name", "config/myaurora", config(fields{"plugin_name": "mysql-aurora-database-plugin"})),
@@ -78,6 +99,13 @@ func redisRows(d *databases) []row {
 		get("redis: read it", "config/re", "data.plugin_name", "data.connection_details.host", "data.connection_details.port"),
 		put("redis: flags", "config/re", fields{"tls": false, "insecure_tls": false}),
 		get("redis: flags as written", "config/re"),
+		put("redis: insecure_tls no flag", "config/re", fields{"insecure_tls": "perhaps"}),
+		put("redis: port as text", "config/re", fields{"port": fmt.Sprint(d.redis.Port)}),
+		get("redis: port was text", "config/re"),
+		put("redis: port a number again", "config/re", fields{"port": d.redis.Port}),
+		put("redis: username_template", "config/retemplate", config(fields{"username_template": `r_{{random 12}}`})),
+		del("redis: username_template goes", "config/retemplate"),
+		put("redis: no password later", "config/re", fields{"password": ""}),
 		put("redis: a role", "roles/re", role(nil)),
 		lend("redis: creds", "creds/re", "re", "lease_duration"),
 		renew("redis: renew", "re", 60, "lease_duration"),
@@ -139,16 +167,27 @@ func keyRows() []row {
 		put("keys: format unknown", "roles/rsa", key(fields{"format": "guess"})),
 		put("keys: config of another type", "roles/rsa", key(fields{"password_policy": "long"})),
 		get("keys: creds where the database takes none", "creds/rsa"),
+		put("keys: key_bits again", "roles/rsa", key(fields{"key_bits": "4096"})),
+		put("keys: an update that names no config", "roles/rsa", fields{"default_ttl": "5m"}),
+		get("keys: after an update that names no config", "roles/rsa", data...),
+		put("keys: to a password", "roles/rsa", fields{"credential_type": "password", "credential_config": fields{}}),
+		get("keys: a password now", "roles/rsa", data...),
 		del("keys: the role goes", "roles/rsa"),
 	}
 }
 
-// certificateConfig is a good credential_config of a client_certificate.
-func certificateConfig() fields {
+// anyAuthority is one that no server's certificate is of.
+func anyAuthority() testenv.Authority {
 	authority, err := testenv.NewAuthority()
 	if err != nil {
 		panic(err) // crypto/rand does not fail on Linux
 	}
+	return authority
+}
+
+// certificateConfig is a good credential_config of a client_certificate.
+func certificateConfig() fields {
+	authority := anyAuthority()
 	return fields{
 		"common_name_template": "{{.RoleName}}", "key_type": "ec", "key_bits": "256",
 		"ca_cert":        string(authority.Cert),
@@ -168,6 +207,13 @@ func certificateRows(authority fields) []row {
 		put("certificates: a role", "roles/cert", certificate(authority)),
 		get("certificates: read it", "roles/cert", "data.credential_type", "data.credential_config.key_type"),
 		get("certificates: creds where the database takes none", "creds/cert"),
+		put("certificates: an update that names no config", "roles/cert", fields{"default_ttl": "5m"}),
+		get("certificates: after an update that names no config", "roles/cert", "data.credential_type", "data.credential_config.key_type"),
+		put("certificates: key_bits not offered", "roles/cert", certificate(changed(authority, fields{"key_type": "rsa", "key_bits": "1024"}))),
+		put("certificates: signature_bits", "roles/cert", certificate(changed(authority, fields{"signature_bits": "384"}))),
+		put("certificates: signature_bits no number", "roles/cert", certificate(changed(authority, fields{"signature_bits": "many"}))),
+		put("certificates: ed25519", "roles/cert", certificate(changed(authority, fields{"key_type": "ed25519", "key_bits": nil}))),
+		put("certificates: template broken", "roles/cert", certificate(changed(authority, fields{"common_name_template": "{{"}))),
 		del("certificates: the role goes", "roles/cert"),
 	}
 }

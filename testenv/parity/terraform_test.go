@@ -82,8 +82,49 @@ func resources(d *databases) []resource {
 			},
 		},
 		{
+			name: "vault_database_secret_backend_role with a password policy and nothing else", path: "roles/tf_policy",
+			sends: fields{
+				"db_name": "pg", "creation_statements": []string{createLogin}, "revocation_statements": []string{}, "rollback_statements": []string{},
+				"renew_statements": []string{}, "credential_type": "password", "credential_config": fields{"password_policy": "long"},
+			},
+			reads: map[string]string{
+				"db_name": "string", "creation_statements": "array", "revocation_statements": "array", "rollback_statements": "array",
+				"renew_statements": "array", "default_ttl": "number", "max_ttl": "number", "credential_type": "string",
+				"credential_config": "object", "credential_config.password_policy": "string",
+			},
+		},
+		{
+			name: "vault_database_secret_backend_role of certificates", path: "roles/tf_certificate",
+			sends: roleFields(fields{"credential_type": "client_certificate", "credential_config": certificateConfig()}),
+			reads: map[string]string{
+				"credential_type": "string", "credential_config": "object", "credential_config.key_type": "string", "credential_config.key_bits": "number",
+				"credential_config.common_name_template": "string", "credential_config.ca_cert": "string",
+			},
+			never: []string{"credential_config.ca_private_key"},
+		},
+		{
 			name: "ephemeral vault_database_secret", path: "creds/cred",
 			reads: map[string]string{"username": "string", "password": "string"},
+		},
+		{
+			name: "ephemeral vault_database_secret of a certificate", path: "creds/tf_certificate",
+			reads: map[string]string{"username": "string", "client_certificate": "string", "private_key": "string", "private_key_type": "string"},
+		},
+		{
+			name: "vault_database_secrets_mount lists and reads connections", path: "config?list=true",
+			reads: map[string]string{"keys": "array"},
+		},
+		{
+			name: "vault_database_secret_backend_static_role with password_wo", path: "static-roles/tf_known",
+			sends: fields{
+				"db_name": "pg", "username": "static_" + engineMark, "rotation_period": 86400, "rotation_statements": []string{}, "password": "known",
+				"credential_type": "password",
+			},
+			reads: map[string]string{
+				"db_name": "string", "username": "string", "rotation_period": "number", "rotation_statements": "array", "credential_type": "string",
+				"skip_import_rotation": "bool",
+			},
+			never: []string{"password", "rotation_schedule", "rotation_window"},
 		},
 		{
 			name: "vault_database_secret_backend_static_role by a period", built: []row{help("static-roles/x")}, path: "static-roles/tf_static",
@@ -168,7 +209,7 @@ func terraform(t *testing.T, ours *engine, d *databases) {
 		}
 		assert.NotContains(t, a.text, rootPassword, r.name)
 	}
-	require.GreaterOrEqual(t, compared, 11, "resources compared")
+	require.GreaterOrEqual(t, compared, 16, "resources compared")
 	for _, path := range []string{"config/tf_postgresql", "roles/tf"} {
 		require.Equal(t, http.StatusNoContent, ours.ask(t, del("destroy", path)).status)
 		require.Equal(t, http.StatusNotFound, ours.ask(t, get("destroyed", path)).status, "a 404 takes it from Terraform's state")

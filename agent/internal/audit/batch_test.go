@@ -109,7 +109,7 @@ func TestSink_FlushSendsAtOnce(t *testing.T) {
 		require.NoError(t, s.Record(t.Context(), event("op", "last")))
 		require.NoError(t, s.Flush(t.Context(), "op"))
 		require.Zero(t, time.Since(began))
-		require.Zero(t, s.Waiting())
+		require.Zero(t, s.Backlog().Events)
 	})
 }
 

@@ -79,11 +79,11 @@ func TestFacts_FetchedUntilNoneIsLeft(t *testing.T) {
 	wg.Go(func() { f.Run(ctx) })
 	f.Wake()
 	f.Wake()
-	require.Eventually(t, func() bool { return b.left() == 0 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return b.left() == 0 }, 30*time.Second, time.Millisecond)
 	b.mu.Lock()
 	b.last, b.fail = 9, 1
 	b.mu.Unlock()
-	require.Eventually(t, func() bool { f.Wake(); return b.left() == 0 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { f.Wake(); return b.left() == 0 }, 30*time.Second, time.Millisecond)
 	stop()
 	wg.Wait()
 }

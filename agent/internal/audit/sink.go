@@ -73,7 +73,7 @@ type Sink struct {
 	queued     []*group // on their way into the spool, in order
 	pending    []record // in the spool, not answered
 	bytes      int      // of queued and pending
-	count      uint64   // records so far
+	count      uint64   // records given a number so far
 	delivered  uint64   // record.n up to which all are answered
 	flush      uint64   // record.n up to which nothing may wait for company
 	doubt      doubt
@@ -81,6 +81,7 @@ type Sink struct {
 	broken409  int  // refusals for a broken chain since the last success
 	damaged    bool // the spool had a hole: everything in it needs a new epoch
 	broken     error
+	recorded   uint64 // records in the spool so far, those found in it included
 	refused    uint64 // records set aside since the start
 }
 
@@ -123,7 +124,7 @@ func Open(options Options, sender Sender) (*Sink, error) {
 		s.bytes += len(s.pending[i].text)
 		s.tail = s.pending[i].position
 	}
-	s.durable = s.tail
+	s.durable, s.recorded = s.tail, s.count
 	if found.torn > 0 {
 		s.log.Warn("cut off events that were not written completely", "bytes", found.torn)
 	}
@@ -231,6 +232,7 @@ func (s *Sink) commit(g *group) error {
 	if err == nil {
 		s.durable = records[len(records)-1].position
 		s.pending = append(s.pending, records...)
+		s.recorded += uint64(len(records))
 	} else {
 		// What was chained behind the lost events meanwhile is lost with them.
 		groups = append(groups, s.queued...)
@@ -272,16 +274,13 @@ func (s *Sink) Flush(ctx context.Context, operationID string) error {
 	return nil
 }
 
-// Waiting returns how many events Vault has not answered for.
-func (s *Sink) Waiting() int { return s.Backlog().Events }
-
 // Backlog is what waits in the spool for Vault.
 type Backlog struct {
 	Events, Bytes int
 	// Oldest is how long the first of them has waited in this process.
 	Oldest time.Duration
-	// Recorded and Refused count events since the start: given a place in the chain,
-	// those found in the spool included; and set aside because Vault never takes them.
+	// Recorded and Refused count events since the start: on disk in the spool, those found
+	// in it included; and set aside because Vault never takes them.
 	Recorded, Refused uint64
 }
 
@@ -289,7 +288,7 @@ type Backlog struct {
 func (s *Sink) Backlog() Backlog {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	backlog := Backlog{Events: len(s.pending), Bytes: s.bytes, Recorded: s.count, Refused: s.refused}
+	backlog := Backlog{Events: len(s.pending), Bytes: s.bytes, Recorded: s.recorded, Refused: s.refused}
 	if len(s.pending) > 0 {
 		backlog.Oldest = max(0, time.Since(s.pending[0].at))
 	}

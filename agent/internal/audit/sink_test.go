@@ -33,6 +33,13 @@ type plugin struct {
 	calls    int
 }
 
+// heal ends its fault.
+func (p *plugin) heal() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.fault = nil
+}
+
 func newPlugin(t *testing.T) *plugin {
 	t.Helper()
 	return &plugin{t: t, chain: wire.Chain{Epoch: "0", Seq: "0"}, bytes: map[string]string{}}
@@ -158,7 +165,7 @@ func TestSink_DeliversInOrder(t *testing.T) {
 	}
 	require.Equal(t, want, p.objects())
 	require.Equal(t, wire.Chain{Epoch: "1", Seq: "500", Head: p.head().Head}, p.head())
-	require.Zero(t, s.Waiting())
+	require.Zero(t, s.Backlog().Events)
 }
 
 // Many goroutines record at once; each event gets one place.
@@ -195,9 +202,7 @@ func TestSink_SurvivesRestartBeforeDelivery(t *testing.T) {
 	s, stop := running(t, dir, p)
 	require.NoError(t, s.Record(soon(t), event("op", "one"), event("op", "two")))
 	stop()
-	p.mu.Lock()
-	p.fault = nil
-	p.mu.Unlock()
+	p.heal()
 	s, stop = running(t, dir, p)
 	defer stop()
 	require.NoError(t, s.Record(soon(t), event("op", "three")))
@@ -216,12 +221,10 @@ func TestSink_AnswerLostThenRestart(t *testing.T) {
 	dir := t.TempDir()
 	s, stop := running(t, dir, p)
 	require.NoError(t, s.Record(soon(t), event("op", "one"), event("op", "two")))
-	require.Eventually(t, func() bool { return p.head().Seq == "2" }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return p.head().Seq == "2" }, 30*time.Second, time.Millisecond)
 	require.NoError(t, s.Record(soon(t), event("op", "three")))
 	stop()
-	p.mu.Lock()
-	p.fault = nil
-	p.mu.Unlock()
+	p.heal()
 	s, stop = running(t, dir, p)
 	defer stop()
 	require.NoError(t, s.Record(soon(t), event("op", "four")))
@@ -381,6 +384,7 @@ func TestSink_FailedWriteLeavesNoGap(t *testing.T) {
 	s.spool.file = unwritable
 	s.spoolMu.Unlock()
 	require.Error(t, s.Record(soon(t), event("op", "lost")))
+	require.EqualValues(t, 1, s.Backlog().Recorded, "what is not on disk is not counted")
 	require.NoError(t, unwritable.Close())
 	s.spoolMu.Lock()
 	s.spool.file = whole
@@ -426,12 +430,10 @@ func TestSink_RandomFaultsAndRestarts(t *testing.T) {
 				stop()
 				torn(t, dir, random)
 			}
-			p.mu.Lock()
-			p.fault = nil
-			p.mu.Unlock()
+			p.heal()
 			s, stop := running(t, dir, p)
 			defer stop()
-			require.Eventually(t, func() bool { return s.Waiting() == 0 }, 20*time.Second, 5*time.Millisecond)
+			require.Eventually(t, func() bool { return s.Backlog().Events == 0 }, 20*time.Second, 5*time.Millisecond)
 			require.Equal(t, want, p.objects())
 			if len(want) > 0 {
 				require.Equal(t, "1", p.head().Epoch)

@@ -2,6 +2,7 @@ package auditlog
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"time"
 
@@ -84,13 +85,23 @@ func Search(ctx context.Context, anchors Anchors, inputs []Input, filter Filter,
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	s := &searcher{filter: filter, tell: tell, known: make(map[string]struct{})}
-	return read(ctx, inputs, func(damage) {}, func(e *entry) {
+	damaged := func(d damage) {
+		if d.rest && s.failed == nil { // nobody shall take the rest for searched
+			s.failed = &wire.Error{Code: wire.CodeConfig, Reason: fmt.Sprintf("%s: %s", d.place, d.why), Hint: "leave the file out, or see with dbops audit verify what is missing"}
+			stop(s.failed)
+		}
+	}
+	facts, err := read(ctx, inputs, damaged, func(e *entry) {
 		if s.failed == nil {
 			if s.failed = s.take(judge(anchors, e), e); s.failed != nil {
 				stop(s.failed)
 			}
 		}
 	})
+	if err == nil {
+		err = s.failed
+	}
+	return facts, err
 }
 
 func (s *searcher) take(judged verdict, e *entry) error {

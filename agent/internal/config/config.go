@@ -111,6 +111,10 @@ func Parse(name string, content []byte) (Config, error) {
 	return c, nil
 }
 
+// mostMemoryMiB is far above any machine: in bytes, 2^44 would be 0, which to Docker is
+// no limit.
+const mostMemoryMiB = 1 << 24
+
 // check tells what is wrong with the values. What already has a problem is left
 // alone.
 func (c Config) check(body *hclsyntax.Body, known hcl.Diagnostics) hcl.Diagnostics {
@@ -136,7 +140,7 @@ func (c Config) check(body *hclsyntax.Body, known hcl.Diagnostics) hcl.Diagnosti
 	k.that(c.Sandbox.ToolsImage != "", "must not be empty", "sandbox", "tools_image")
 	k.that(c.Sandbox.DockerHost == "" || strings.HasPrefix(c.Sandbox.DockerHost, "unix://"),
 		"must be a local socket, unix://…: sandboxes live on this host", "sandbox", "docker_host")
-	k.that(c.Sandbox.MemoryMiB >= 64, "must be at least 64", "sandbox", "memory_mib")
+	k.that(c.Sandbox.MemoryMiB >= 64 && c.Sandbox.MemoryMiB <= mostMemoryMiB, fmt.Sprintf("must be 64 to %d", mostMemoryMiB), "sandbox", "memory_mib")
 	k.that(c.Sandbox.TmpMiB >= 1 && c.Sandbox.TmpMiB < c.Sandbox.MemoryMiB, "must be at least 1 and less than memory_mib", "sandbox", "tmp_mib")
 	if c.Telemetry != nil {
 		_, _, err := c.Telemetry.Address()

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"bytes"
 	"os"
 	"path/filepath"
 	"strings"
@@ -83,6 +84,24 @@ sandbox {
 		"\nagent.hcl:4,19: ", "agent.hcl:6,13: vault.address: must begin", "agent.hcl:7,11: ", "agent.hcl:15,1: ",
 	} {
 		require.Contains(t, err.Error(), part)
+	}
+}
+
+// The memory of a sandbox is bounded, so that its bytes are never none or a few.
+func TestParse_MemoryBound(t *testing.T) {
+	t.Parallel()
+	minimal, err := os.ReadFile("testdata/agent-minimal.hcl")
+	require.NoError(t, err)
+	with := func(mib string) []byte {
+		return bytes.Replace(minimal, []byte("tools_image"), []byte("memory_mib = "+mib+"\n  tools_image"), 1)
+	}
+	for _, mib := range []string{"-1", "63", "16777217", "17592186044416", "17592186044480"} {
+		_, err := Parse("agent.hcl", with(mib))
+		require.ErrorContains(t, err, "sandbox.memory_mib: must be 64 to 16777216", mib)
+	}
+	for _, mib := range []string{"65", "16777216"} {
+		_, err := Parse("agent.hcl", with(mib))
+		require.NoError(t, err, mib)
 	}
 }
 

@@ -26,6 +26,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/dbops-io/vault-plugin-secrets-dbops/agent/internal/sandbox"
+	"github.com/dbops-io/vault-plugin-secrets-dbops/agent/internal/wait"
 	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
 )
 
@@ -244,11 +245,7 @@ func (s *side) accept() {
 		case errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE), errors.Is(err, unix.ENOBUFS), errors.Is(err, unix.ENOMEM),
 			errors.Is(err, unix.ECONNABORTED):
 			s.log.Warn("connection not accepted", "error", err)
-			timer := time.NewTimer(acceptPause)
-			select {
-			case <-timer.C:
-			case <-s.ctx.Done():
-				timer.Stop()
+			if !wait.For(s.ctx, acceptPause) {
 				return
 			}
 		default:

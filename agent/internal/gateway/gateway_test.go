@@ -219,7 +219,7 @@ func TestGateway_MaxConns(t *testing.T) {
 	require.NoError(t, talk(second))
 	require.Error(t, talk(dial(t, g, wire.Source)))
 	require.NoError(t, first.Close())
-	require.Eventually(t, func() bool { return talk(dial(t, g, wire.Source)) == nil }, 5*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return talk(dial(t, g, wire.Source)) == nil }, 30*time.Second, 10*time.Millisecond)
 	require.GreaterOrEqual(t, g.Traffic(wire.Source).Refused, int64(1))
 }
 

@@ -24,6 +24,7 @@ import (
 // served is the client of a scraper and the address metrics are served at.
 type served struct {
 	t      *testing.T
+	dial   func(context.Context) (net.Conn, error)
 	client *http.Client
 	stop   func()
 }
@@ -39,10 +40,11 @@ func serve(t *testing.T, m *Metrics, network, address string) *served {
 		m.Serve(ctx, listener, hclog.NewNullLogger())
 	}()
 	at := listener.Addr()
-	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+	dial := func(ctx context.Context) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, at.Network(), at.String())
-	}}
-	s := &served{t: t, client: &http.Client{Transport: transport, Timeout: 10 * time.Second}, stop: func() {
+	}
+	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) }}
+	s := &served{t: t, dial: dial, client: &http.Client{Transport: transport, Timeout: 10 * time.Second}, stop: func() {
 		transport.CloseIdleConnections()
 		cancel()
 		<-ended
@@ -190,8 +192,67 @@ func TestServe_OnlyReads(t *testing.T) {
 	}
 }
 
+// Whoever opens connections and says nothing takes none of the agent's files beyond a
+// few, and keeps a scraper waiting only.
+func TestServe_Connections(t *testing.T) {
+	t.Parallel()
+	s := serve(t, New("v1"), "tcp", "127.0.0.1:0")
+	var idle []net.Conn
+	for range connectionsAtOnce {
+		connection, err := s.dial(t.Context())
+		require.NoError(t, err)
+		defer connection.Close()
+		idle = append(idle, connection)
+	}
+	s.client.Timeout = 300 * time.Millisecond
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://agent"+Path, nil)
+	require.NoError(t, err)
+	response, err := s.client.Do(request)
+	if err == nil {
+		require.NoError(t, response.Body.Close())
+	}
+	require.Error(t, err, "one more connection is served")
+
+	s.client.Timeout = 10 * time.Second
+	require.NoError(t, idle[0].Close())
+	s.scrape()
+	s.scrape() // the one before does not hold its place
+}
+
+// Whoever scrapes while the agent ends gets an answer, and nothing is left behind.
+func TestServe_EndsAfterTheLastScrape(t *testing.T) {
+	t.Parallel()
+	m := New("v1")
+	asked, answer := make(chan struct{}), make(chan struct{})
+	m.Watch(func() Now {
+		close(asked)
+		<-answer
+		return Now{Slots: 7}
+	})
+	s := serve(t, m, "tcp", "127.0.0.1:0")
+	scraped, stopped := make(chan string, 1), make(chan struct{})
+	go func() { scraped <- s.scrape() }()
+	<-asked
+	go func() {
+		defer close(stopped)
+		s.stop()
+	}()
+	require.Never(t, func() bool {
+		select {
+		case <-stopped:
+			return true
+		default:
+			return false
+		}
+	}, 200*time.Millisecond, 10*time.Millisecond)
+	close(answer)
+	require.Contains(t, <-scraped, "\ndbops_agent_slots 7\n")
+	<-stopped
+}
+
 // A socket is open to its owner and group, one that a killed start has left is
-// replaced, one that is done with is removed, and no other file is touched.
+// replaced, one that is done with is removed, and nothing else is touched: neither
+// another file nor a socket at which somebody listens.
 func TestListen_Socket(t *testing.T) {
 	t.Parallel()
 	dir, err := os.MkdirTemp("", "m") // short: a socket's path is
@@ -220,4 +281,14 @@ func TestListen_Socket(t *testing.T) {
 	content, err := os.ReadFile(path)
 	require.NoError(t, err)
 	require.Equal(t, "mine", string(content))
+
+	require.NoError(t, os.Remove(path))
+	theirs, err := net.Listen("unix", path)
+	require.NoError(t, err)
+	defer theirs.Close()
+	_, err = Listen(t.Context(), "unix", path)
+	require.ErrorContains(t, err, "another program listens at "+path)
+	connection, err := net.Dial("unix", path)
+	require.NoError(t, err, "theirs is still there")
+	require.NoError(t, connection.Close())
 }

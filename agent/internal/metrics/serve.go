@@ -8,30 +8,33 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"syscall"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/net/netutil"
 )
 
 // Path is where the metrics are.
 const Path = "/metrics"
 
-// Bounds of what a scraper may cost. Anybody on the host can connect.
+// Bounds of what a scraper may cost. Anybody on the host can connect, and must not
+// use up the files that the agent may have open: its operations need some.
 const (
-	scrapeTimeout   = 5 * time.Second
-	scrapesAtOnce   = 2
-	headerBytes     = 8 << 10
-	idleTimeout     = time.Minute
-	socketMode      = 0o660
-	goodbyePatience = time.Second
+	scrapeTimeout     = 5 * time.Second
+	scrapesAtOnce     = 2
+	connectionsAtOnce = 8
+	headerBytes       = 8 << 10
+	socketMode        = 0o660
+	goodbyePatience   = time.Second
 )
 
-// Listen opens the address; see config.Telemetry for what it may be. A socket that
-// a killed start has left is replaced; no other file is.
+// Listen opens the address; see config.Telemetry for what it may be. A socket at
+// which nobody listens, as a killed start leaves one, is replaced; no other file is.
 func Listen(ctx context.Context, network, address string) (net.Listener, error) {
 	if network == "unix" {
-		if err := removeSocket(address); err != nil {
+		if err := removeSocket(ctx, address); err != nil {
 			return nil, fmt.Errorf("listen for scrapes: %w", err)
 		}
 	}
@@ -48,7 +51,7 @@ func Listen(ctx context.Context, network, address string) (net.Listener, error) 
 	return listener, nil
 }
 
-func removeSocket(path string) error {
+func removeSocket(ctx context.Context, path string) error {
 	info, err := os.Lstat(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -58,13 +61,19 @@ func removeSocket(path string) error {
 	case info.Mode().Type() != fs.ModeSocket:
 		return fmt.Errorf("%s is there and is no socket", path)
 	}
+	dialer := net.Dialer{Timeout: scrapeTimeout}
+	connection, err := dialer.DialContext(ctx, "unix", path)
+	switch {
+	case err == nil:
+		return errors.Join(fmt.Errorf("another program listens at %s", path), connection.Close())
+	case !errors.Is(err, syscall.ECONNREFUSED):
+		return err
+	}
 	return os.Remove(path)
 }
 
-// ServeHTTP answers one scrape.
-func (m *Metrics) ServeHTTP(w http.ResponseWriter, r *http.Request) { m.handler(nil).ServeHTTP(w, r) }
-
-func (m *Metrics) handler(complaints promhttp.Logger) http.Handler {
+// Handler answers scrapes. It complains of those that fail, unless that is nil.
+func (m *Metrics) Handler(complaints promhttp.Logger) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET "+Path, promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{
 		ErrorLog: complaints, ErrorHandling: promhttp.HTTPErrorOnError, MaxRequestsInFlight: scrapesAtOnce, Timeout: scrapeTimeout,
@@ -72,24 +81,30 @@ func (m *Metrics) handler(complaints promhttp.Logger) http.Handler {
 	return mux
 }
 
-// Serve answers scrapes until ctx ends, and closes the listener.
+// Serve answers scrapes until ctx ends, and closes the listener. What is being
+// answered then may end, if that is soon.
 func (m *Metrics) Serve(ctx context.Context, listener net.Listener, log hclog.Logger) {
 	log = log.Named("metrics")
 	complaints := log.StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Debug})
 	server := &http.Server{
-		Handler: m.handler(complaints), ReadTimeout: scrapeTimeout, WriteTimeout: 2 * scrapeTimeout, IdleTimeout: idleTimeout,
+		Handler: m.Handler(complaints), ReadTimeout: scrapeTimeout, WriteTimeout: 2 * scrapeTimeout,
 		MaxHeaderBytes: headerBytes, ErrorLog: complaints,
 	}
+	server.SetKeepAlivesEnabled(false) // whoever has asked makes room
+	left := make(chan struct{})
 	leave := context.AfterFunc(ctx, func() {
+		defer close(left)
 		limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), goodbyePatience)
 		defer cancel()
 		if err := server.Shutdown(limited); err != nil {
 			_ = server.Close() // whoever scrapes that slowly is cut off
 		}
 	})
-	defer leave()
 	log.Info("serving metrics", "network", listener.Addr().Network(), "address", listener.Addr().String())
-	if err := server.Serve(listener); err != nil && !errors.Is(err, http.ErrServerClosed) {
+	if err := server.Serve(netutil.LimitListener(listener, connectionsAtOnce)); err != nil && !errors.Is(err, http.ErrServerClosed) {
 		log.Error("metrics are not served any more", "error", err)
+	}
+	if !leave() {
+		<-left
 	}
 }

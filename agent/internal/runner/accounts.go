@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/dbops-io/vault-plugin-secrets-dbops/agent/internal/operation"
+	"github.com/dbops-io/vault-plugin-secrets-dbops/agent/internal/wait"
 	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
 )
 
@@ -110,7 +111,7 @@ func (a *accounts) renew(ctx context.Context, side wire.Side) {
 	account := a.leased[side]
 	a.mu.Unlock()
 	ttl := time.Duration(account.TTLMilli) * time.Millisecond
-	for sleep(ctx, ttl/3) {
+	for wait.For(ctx, ttl/3) {
 		a.mu.Lock()
 		end := a.ends[side]
 		a.mu.Unlock()

@@ -40,6 +40,30 @@ type fileEngine struct {
 	switched func()
 }
 
+// failsAt fails at a step.
+func failsAt(step wire.Step, with *operation.Error) func(context.Context, wire.Step) error {
+	return func(_ context.Context, at wire.Step) error {
+		if at != step {
+			return nil
+		}
+		failed := *with
+		failed.Step = step
+		return &failed
+	}
+}
+
+// staysAt does something at a step and goes on only when it is stopped.
+func staysAt(step wire.Step, do func()) func(context.Context, wire.Step) error {
+	return func(ctx context.Context, at wire.Step) error {
+		if at != step {
+			return nil
+		}
+		do()
+		<-ctx.Done()
+		return ctx.Err()
+	}
+}
+
 func (*fileEngine) Type() wire.EngineType { return wire.EnginePostgres }
 
 func (e *fileEngine) staging(id string) string { return filepath.Join(e.dir, "staging-"+id) }
@@ -258,7 +282,7 @@ func settled(t *testing.T, h *host, v *fakeVault, want wire.State, code wire.Cod
 	} else {
 		require.Equal(t, "before", string(live), "the target is as it was")
 	}
-	require.Eventually(t, func() bool { return len(finished(v)) > 0 }, 10*time.Second, 5*time.Millisecond, "the end is in the record")
+	require.Eventually(t, func() bool { return len(finished(v)) > 0 }, 30*time.Second, 5*time.Millisecond, "the end is in the record")
 }
 
 func finished(v *fakeVault) []wire.Event {
@@ -285,7 +309,7 @@ func nothingLeft(t *testing.T, h *host) {
 			left += len(entries)
 		}
 		return left == 0
-	}, 10*time.Second, 5*time.Millisecond, "no journal entry and no sandbox is left")
+	}, 30*time.Second, 5*time.Millisecond, "no journal entry and no sandbox is left")
 }
 
 // prepared is a host whose target holds an older database.

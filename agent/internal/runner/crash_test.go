@@ -3,6 +3,7 @@ package runner_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/dbops-io/vault-plugin-secrets-dbops/agent/internal/journal"
+	"github.com/dbops-io/vault-plugin-secrets-dbops/agent/internal/sandbox"
 	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
 )
 
@@ -100,7 +102,6 @@ func TestRunner_KilledAtEveryBoundary(t *testing.T) {
 			v := newFakeVault(t)
 			h := prepared(t, v)
 			kill(t, h, v, plan)
-			h.start(t)
 			want, code := wire.StateFailed, wire.CodeAgentRestarted
 			live, err := os.ReadFile(h.engine.live())
 			require.NoError(t, err)
@@ -108,6 +109,7 @@ func TestRunner_KilledAtEveryBoundary(t *testing.T) {
 			if planning || string(live) == opID || plan.Phase == wire.StepPlan && plan.Event == wire.EventStepFinished {
 				want, code = wire.StateSucceeded, "" // begun anew, or done
 			}
+			h.start(t)
 			settled(t, h, v, want, code)
 			require.LessOrEqual(t, get(v, func(v *fakeVault) string { return v.chain.Epoch }), "1", "the chain goes on")
 		})
@@ -154,6 +156,53 @@ func TestRunner_CleansUpLater(t *testing.T) {
 	require.Eventually(t, func() bool { return get(v, func(v *fakeVault) bool { return v.cleaned }) }, 20*time.Second, 5*time.Millisecond)
 	require.NoFileExists(t, h.engine.staging(opID))
 	require.Empty(t, get(v, func(v *fakeVault) map[string]wire.Side { return v.leases }))
+	nothingLeft(t, h)
+}
+
+// A claim to clean looks at the target whatever the journal holds: the agent that was
+// lost after its shape was confirmed and before it staged anything does not fail it.
+func TestRunner_CleansUpWhatItRemembers(t *testing.T) {
+	t.Parallel()
+	for name, left := range map[string]journal.Entry{
+		"nothing staged": {},
+		"staged":         {Touched: true, Step: wire.StepCopy},
+		"end decided":    {Touched: true, Finish: &wire.FinishRequest{Fence: "2", Outcome: wire.StateFailed, Code: wire.CodeEngine, CleanupNeeded: true}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			v := newFakeVault(t)
+			h := prepared(t, v)
+			v.state, v.fence, v.cleanup = wire.StateFailed, 3, true
+			if left.Touched {
+				require.NoError(t, os.WriteFile(h.engine.staging(opID), nil, 0o600))
+			}
+			book, err := journal.Open(filepath.Join(h.dir, "journal"))
+			require.NoError(t, err)
+			left.Claim = v.claim(wire.PhaseRunning)
+			left.Claim.Fence = "2"
+			require.NoError(t, book.Put(left))
+			h.start(t)
+			require.Eventually(t, func() bool { return !get(v, func(v *fakeVault) bool { return v.cleanup }) }, 20*time.Second, 5*time.Millisecond)
+			require.True(t, get(v, func(v *fakeVault) bool { return v.cleaned }))
+			require.NoFileExists(t, h.engine.staging(opID))
+			nothingLeft(t, h)
+		})
+	}
+}
+
+// A claim to clean that could not tells what failed, for whoever has to do it by hand.
+func TestRunner_CleaningFails(t *testing.T) {
+	t.Parallel()
+	v := newFakeVault(t)
+	h := prepared(t, v)
+	v.state, v.fence, v.cleanup = wire.StateFailed, 3, true
+	h.onStart = func(sandbox.Spec) error { return errors.New("no space left") }
+	h.start(t)
+	require.Eventually(t, func() bool { return get(v, func(v *fakeVault) bool { return v.cleaning != nil }) }, 20*time.Second, 5*time.Millisecond)
+	told := get(v, func(v *fakeVault) wire.FinishRequest { return *v.cleaning })
+	require.Equal(t, wire.StateFailed, told.Outcome)
+	require.True(t, told.CleanupNeeded)
+	require.Contains(t, told.Hint, "a try to clean the target failed: the sandbox cannot be started (sandbox); see the agent's log")
 	nothingLeft(t, h)
 }
 

@@ -33,9 +33,10 @@ type fakeVault struct {
 	cancel    bool
 	cleanup   bool // the operation has ended and left something: a claim to clean it
 	cleaned   bool
-	dropped   bool // the claim was given to somebody else
-	autoRun   bool // running follows planning without a pause
-	changed   bool // the shape is not the approved one any more
+	cleaning  *wire.FinishRequest // how the claim to clean ended
+	dropped   bool                // the claim was given to somebody else
+	autoRun   bool                // running follows planning without a pause
+	changed   bool                // the shape is not the approved one any more
 	plan      wire.Plan
 	answer    *wire.PlanResponse
 	finish    *wire.FinishRequest
@@ -230,7 +231,7 @@ func (v *fakeVault) work(rest string, body []byte) (map[string]any, *wire.Error)
 		var request wire.FinishRequest
 		v.decode(body, &request)
 		if v.cleanup && v.stale(request.Fence) == nil {
-			v.cleanup, v.cleaned = false, request.Outcome == wire.StateSucceeded
+			v.cleanup, v.cleaned, v.cleaning = false, request.Outcome == wire.StateSucceeded, &request
 			return data(wire.FinishResponse{State: v.state}), nil
 		}
 		if v.finish == nil {

@@ -10,6 +10,7 @@ import (
 	"github.com/dbops-io/vault-plugin-secrets-dbops/agent/internal/engine"
 	"github.com/dbops-io/vault-plugin-secrets-dbops/agent/internal/journal"
 	"github.com/dbops-io/vault-plugin-secrets-dbops/agent/internal/operation"
+	"github.com/dbops-io/vault-plugin-secrets-dbops/agent/internal/wait"
 	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
 )
 
@@ -57,7 +58,7 @@ func (t *task) finish(o outcome) {
 // conclude cleans up and writes down how the operation ended. Without a request
 // there is nothing to finish.
 func (t *task) conclude(o outcome) (*wire.FinishRequest, error) {
-	cleanupNeeded := false
+	var left error // why something may be left at the target
 	if o.err != nil {
 		t.log.Warn("operation stops", "code", o.err.Code, "step", o.err.Step, "reason", o.err.Reason, "error", o.err.Unwrap())
 		if t.noted().Touched {
@@ -67,7 +68,7 @@ func (t *task) conclude(o outcome) (*wire.FinishRequest, error) {
 				return nil, context.Cause(t.end)
 			case err != nil:
 				t.log.Error("the target could not be cleaned", "error", err)
-				cleanupNeeded = true
+				left = err
 			case t.current().Phase == wire.PhaseCleanup:
 				o = outcome{started: o.started} // how it ended is decided; nothing of it is left
 			case switched:
@@ -87,7 +88,7 @@ func (t *task) conclude(o outcome) (*wire.FinishRequest, error) {
 	if o.handedOn {
 		return nil, nil //nolint:nilnil // nothing to finish
 	}
-	request, err := t.finishRequest(o, cleanupNeeded)
+	request, err := t.finishRequest(o, left)
 	if err != nil {
 		return nil, err
 	}
@@ -105,7 +106,7 @@ func (t *task) conclude(o outcome) (*wire.FinishRequest, error) {
 func (t *task) undo() (switched bool, err error) {
 	pauses := t.runner.backOff()
 	for try := range undoTries {
-		if try > 0 && !sleep(t.end, pauses.NextBackOff()) {
+		if try > 0 && !wait.For(t.end, pauses.NextBackOff()) {
 			return false, context.Cause(t.end)
 		}
 		var result engine.CleanupResult
@@ -209,14 +210,17 @@ func (t *task) recordSwitched() error {
 	})
 }
 
-func (t *task) finishRequest(o outcome, cleanupNeeded bool) (wire.FinishRequest, error) {
-	request := wire.FinishRequest{Fence: t.current().Fence, Outcome: wire.StateSucceeded, CleanupNeeded: cleanupNeeded}
+func (t *task) finishRequest(o outcome, left error) (wire.FinishRequest, error) {
+	request := wire.FinishRequest{Fence: t.current().Fence, Outcome: wire.StateSucceeded, CleanupNeeded: left != nil}
 	if o.err != nil {
 		request.Outcome = wire.StateFailed
 		if o.err.Code == wire.CodeCancelled {
 			request.Outcome = wire.StateCancelled
 		}
 		request.Code, request.Reason, request.Hint, request.Step = o.err.Code, o.err.Reason, o.err.Hint, o.err.Step
+	}
+	if left != nil {
+		request.Hint = leftHint(request.Hint, t.current().Phase, failure(wire.StepCleanup, left))
 	}
 	failed := request.Outcome != wire.StateSucceeded
 	report := operation.Report{Tables: []operation.TableReport{}, DurationsMS: map[wire.Step]int64{}}
@@ -242,6 +246,20 @@ func (t *task) finishRequest(o outcome, cleanupNeeded bool) (wire.FinishRequest,
 	}
 	request.Rows, request.Bytes, request.Tables = decimal(o.report.Rows), decimal(o.report.Bytes), tables(o.report)
 	return request, nil
+}
+
+// leftHint adds to the way out of a failure why the target could not be cleaned. That
+// of a claim to clean is nothing but that. It stays with the operation, and so is true
+// also after a later try has done it.
+func leftHint(hint string, phase wire.Phase, why *operation.Error) string {
+	text := fmt.Sprintf("a try to clean the target failed: %s (%s)", why.Reason, why.Code)
+	if why.Hint != "" {
+		text += "; " + why.Hint
+	}
+	if phase == wire.PhaseCleanup || hint == "" {
+		return text
+	}
+	return hint + "; " + text
 }
 
 // reportText is the report as JSON. One with so many tables that Vault would

@@ -1,7 +1,6 @@
 package runner_test
 
 import (
-	"context"
 	"errors"
 	"net/http"
 	"net/http/httptest"
@@ -26,7 +25,7 @@ func counted(t *testing.T, v *fakeVault) (h *host, scrape func() string) {
 	h.counts = metrics.New("test")
 	return h, func() string {
 		w := httptest.NewRecorder()
-		h.counts.ServeHTTP(w, httptest.NewRequest(http.MethodGet, metrics.Path, nil))
+		h.counts.Handler(nil).ServeHTTP(w, httptest.NewRequest(http.MethodGet, metrics.Path, nil))
 		return w.Body.String()
 	}
 }
@@ -34,7 +33,7 @@ func counted(t *testing.T, v *fakeVault) (h *host, scrape func() string) {
 func says(t *testing.T, scrape func() string, lines ...string) {
 	t.Helper()
 	for _, line := range lines {
-		require.Eventually(t, func() bool { return strings.Contains(scrape(), "\n"+line+"\n") }, 5*time.Second, 10*time.Millisecond, line)
+		require.Eventually(t, func() bool { return strings.Contains(scrape(), "\n"+line+"\n") }, 30*time.Second, 10*time.Millisecond, line)
 	}
 }
 
@@ -82,12 +81,7 @@ func TestObserver_Failure(t *testing.T) {
 	t.Parallel()
 	v := newFakeVault(t)
 	h, scrape := counted(t, v)
-	h.engine.at = func(_ context.Context, at wire.Step) error {
-		if at != wire.StepCopy {
-			return nil
-		}
-		return &operation.Error{Step: at, Code: wire.CodeDiskFull, Reason: "no space"}
-	}
+	h.engine.at = failsAt(wire.StepCopy, &operation.Error{Code: wire.CodeDiskFull, Reason: "no space"})
 	h.start(t)
 	settled(t, h, v, wire.StateFailed, wire.CodeDiskFull)
 	says(t, scrape, `dbops_agent_operations_total{kind="clone",outcome="failed"} 1`, `dbops_agent_operation_failures_total{code="disk_full"} 1`,
@@ -112,14 +106,7 @@ func TestObserver_Lost(t *testing.T) {
 	t.Parallel()
 	v := newFakeVault(t)
 	h, scrape := counted(t, v)
-	h.engine.at = func(ctx context.Context, at wire.Step) error {
-		if at == wire.StepCopy {
-			v.set(func(v *fakeVault) { v.dropped = true })
-			<-ctx.Done()
-			return ctx.Err()
-		}
-		return nil
-	}
+	h.engine.at = staysAt(wire.StepCopy, func() { v.set(func(v *fakeVault) { v.dropped = true }) })
 	h.start(t)
 	says(t, scrape, `dbops_agent_operations_total{kind="clone",outcome="lost"} 1`, `dbops_agent_operations_total{kind="clone",outcome="failed"} 0`)
 	nothingLeft(t, h)
@@ -153,7 +140,7 @@ func TestObserver_VaultAway(t *testing.T) {
 	h.start(t)
 	require.Eventually(t, func() bool {
 		return !strings.Contains(scrape(), `dbops_agent_vault_failures_total{code="unavailable"} 0`)
-	}, 5*time.Second, 10*time.Millisecond)
+	}, 30*time.Second, 10*time.Millisecond)
 	require.NotContains(t, scrape(), `dbops_agent_vault_requests_total{outcome="failed"} 0`)
 	says(t, scrape, `dbops_agent_vault_requests_total{outcome="succeeded"} 0`)
 }

@@ -3,6 +3,7 @@ package runner
 import (
 	"context"
 	"errors"
+	"math"
 	"time"
 
 	"github.com/dbops-io/vault-plugin-secrets-dbops/agent/internal/journal"
@@ -63,10 +64,14 @@ func (p *place) start(ctx context.Context, claim wire.Claim, sides ...wire.Side)
 // Honest ones stop at the exact count of rows; protocol and verification come on
 // top of it here.
 func byteCeiling(maxBytes int64) int64 {
-	if maxBytes == 0 {
+	const margin = 64 << 20
+	switch {
+	case maxBytes == 0:
 		return 0
+	case maxBytes > (math.MaxInt64-margin)/2:
+		return math.MaxInt64
 	}
-	return 2*maxBytes + 64<<20
+	return 2*maxBytes + margin
 }
 
 // alive reports whether there is a worker to talk to.

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/dbops-io/vault-plugin-secrets-dbops/agent/internal/journal"
+	"github.com/dbops-io/vault-plugin-secrets-dbops/agent/internal/wait"
 )
 
 // forgetPatience bounds what is done within the poll loop.
@@ -52,7 +53,7 @@ func (r *Runner) sweep(ctx context.Context) error {
 // reconcile sweeps from time to time: an answer of the container engine may have
 // been lost.
 func (r *Runner) reconcile(ctx context.Context) {
-	for sleep(ctx, r.limits.Reconcile) {
+	for wait.For(ctx, r.limits.Reconcile) {
 		if err := r.sweep(ctx); err != nil && ctx.Err() == nil {
 			r.log.Warn("cannot look for forgotten sandboxes", "error", err)
 		}

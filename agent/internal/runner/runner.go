@@ -14,6 +14,7 @@ import (
 
 	"github.com/dbops-io/vault-plugin-secrets-dbops/agent/internal/journal"
 	"github.com/dbops-io/vault-plugin-secrets-dbops/agent/internal/sandbox"
+	"github.com/dbops-io/vault-plugin-secrets-dbops/agent/internal/wait"
 	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
 )
 
@@ -144,18 +145,18 @@ func (r *Runner) poll(ctx context.Context) {
 	started := time.Now()
 	for ctx.Err() == nil {
 		r.looped.Store(time.Now().UnixNano())
-		wait, err := r.pollOnce(ctx)
+		pause, err := r.pollOnce(ctx)
 		if err != nil {
 			if ctx.Err() != nil {
 				return
 			}
-			wait = failures.NextBackOff()
-			r.log.Warn("cannot poll", "error", err, "pause", wait)
+			pause = failures.NextBackOff()
+			r.log.Warn("cannot poll", "error", err, "pause", pause)
 		} else {
 			failures.Reset()
 			r.forget(ctx, started)
 		}
-		if !sleep(ctx, wait) {
+		if !wait.For(ctx, pause) {
 			return
 		}
 	}
@@ -183,8 +184,8 @@ func (r *Runner) pollOnce(ctx context.Context) (time.Duration, error) {
 	for _, claim := range response.Claims {
 		r.take(claim, first)
 	}
-	wait := time.Duration(response.NextPollMS) * time.Millisecond
-	return min(max(wait, 50*time.Millisecond), 30*time.Second), nil
+	pause := time.Duration(response.NextPollMS) * time.Millisecond
+	return min(max(pause, 50*time.Millisecond), 30*time.Second), nil
 }
 
 func (r *Runner) pollRequest() wire.PollRequest {
@@ -309,22 +310,10 @@ func (r *Runner) prepare(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		wait := failures.NextBackOff()
-		r.log.Error("cannot prepare sandboxes", "error", err, "pause", wait)
-		if !sleep(ctx, wait) {
+		pause := failures.NextBackOff()
+		r.log.Error("cannot prepare sandboxes", "error", err, "pause", pause)
+		if !wait.For(ctx, pause) {
 			return
 		}
-	}
-}
-
-// sleep waits and reports whether ctx still stands.
-func sleep(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-timer.C:
-		return true
 	}
 }

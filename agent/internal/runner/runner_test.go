@@ -103,12 +103,7 @@ func TestRunner_EngineFails(t *testing.T) {
 			t.Parallel()
 			v := newFakeVault(t)
 			h := prepared(t, v)
-			h.engine.at = func(_ context.Context, at wire.Step) error {
-				if at != step {
-					return nil
-				}
-				return &operation.Error{Step: step, Code: wire.CodeDiskFull, Reason: "no space", Hint: "make some"}
-			}
+			h.engine.at = failsAt(step, &operation.Error{Code: wire.CodeDiskFull, Reason: "no space", Hint: "make some"})
 			h.start(t)
 			settled(t, h, v, wire.StateFailed, wire.CodeDiskFull)
 			finish := get(v, func(v *fakeVault) wire.FinishRequest { return *v.finish })
@@ -124,12 +119,7 @@ func TestRunner_FailsAfterSwitch(t *testing.T) {
 	t.Parallel()
 	v := newFakeVault(t)
 	h := prepared(t, v)
-	h.engine.at = func(_ context.Context, at wire.Step) error {
-		if at == wire.StepDropOld {
-			return &operation.Error{Step: at, Code: wire.CodeEngine, Reason: "cannot drop"}
-		}
-		return nil
-	}
+	h.engine.at = failsAt(wire.StepDropOld, &operation.Error{Code: wire.CodeEngine, Reason: "cannot drop"})
 	h.start(t)
 	settled(t, h, v, wire.StateSucceeded, "")
 	require.Equal(t, "3", get(v, func(v *fakeVault) string { return v.finish.Rows }), "the report is that of the journal")
@@ -158,16 +148,11 @@ func TestRunner_StopsWhileCopying(t *testing.T) {
 				c.before(v)
 			}
 			h := prepared(t, v)
-			h.engine.at = func(ctx context.Context, at wire.Step) error {
-				if at != wire.StepCopy {
-					return nil
-				}
+			h.engine.at = staysAt(wire.StepCopy, func() {
 				if c.during != nil {
 					v.set(c.during)
 				}
-				<-ctx.Done()
-				return ctx.Err()
-			}
+			})
 			h.start(t)
 			settled(t, h, v, c.state, c.code)
 		})
@@ -180,14 +165,7 @@ func TestRunner_ClaimLost(t *testing.T) {
 	t.Parallel()
 	v := newFakeVault(t)
 	h := prepared(t, v)
-	h.engine.at = func(ctx context.Context, at wire.Step) error {
-		if at == wire.StepCopy {
-			v.set(func(v *fakeVault) { v.dropped = true })
-			<-ctx.Done()
-			return ctx.Err()
-		}
-		return nil
-	}
+	h.engine.at = staysAt(wire.StepCopy, func() { v.set(func(v *fakeVault) { v.dropped = true }) })
 	h.start(t)
 	require.Eventually(t, func() bool { return get(v, func(v *fakeVault) bool { return v.dropped && len(v.held) == 0 }) }, 20*time.Second, 5*time.Millisecond)
 	nothingLeft(t, h)
@@ -242,7 +220,7 @@ func TestRunner_WaitsForAuditDevice(t *testing.T) {
 	v.devices = 0
 	h := prepared(t, v)
 	h.start(t)
-	require.Eventually(t, func() bool { return get(v, func(v *fakeVault) int { return v.polls }) > 5 }, 10*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return get(v, func(v *fakeVault) int { return v.polls }) > 5 }, 30*time.Second, 5*time.Millisecond)
 	require.Equal(t, wire.StateRequested, get(v, func(v *fakeVault) wire.State { return v.state }))
 	v.set(func(v *fakeVault) { v.devices = 1 })
 	settled(t, h, v, wire.StateSucceeded, "")
@@ -294,14 +272,7 @@ func TestRunner_StopsGracefully(t *testing.T) {
 	v := newFakeVault(t)
 	h := prepared(t, v)
 	copying := make(chan struct{})
-	h.engine.at = func(ctx context.Context, at wire.Step) error {
-		if at == wire.StepCopy {
-			close(copying)
-			<-ctx.Done()
-			return ctx.Err()
-		}
-		return nil
-	}
+	h.engine.at = staysAt(wire.StepCopy, func() { close(copying) })
 	stop := h.start(t)
 	<-copying
 	stop()
@@ -325,5 +296,6 @@ func TestRunner_TargetCannotBeCleaned(t *testing.T) {
 	require.Eventually(t, func() bool { return get(v, func(v *fakeVault) bool { return v.finishes > 0 }) }, 20*time.Second, 5*time.Millisecond)
 	require.True(t, get(v, func(v *fakeVault) bool { return v.finish.CleanupNeeded }))
 	require.Equal(t, wire.CodeTargetUnavailable, get(v, func(v *fakeVault) wire.Code { return v.finish.Code }))
+	require.Contains(t, get(v, func(v *fakeVault) string { return v.finish.Hint }), "a try to clean the target failed: ")
 	nothingLeft(t, h)
 }

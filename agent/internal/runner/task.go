@@ -204,6 +204,11 @@ func (t *task) phase() (outcome, error) {
 	if err := t.audited(); err != nil {
 		return outcome{}, err
 	}
+	if claim.Phase == wire.PhaseCleanup { // whatever is written down here, the target is looked at
+		if err := t.note(func(e *journal.Entry) { e.Touched = true }); err != nil {
+			return outcome{}, err
+		}
+	}
 	if recovered {
 		return t.resume()
 	}
@@ -218,9 +223,6 @@ func (t *task) phase() (outcome, error) {
 	case wire.PhaseRunning:
 		return t.run(claim)
 	case wire.PhaseCleanup:
-		if err := t.note(func(e *journal.Entry) { e.Touched = true }); err != nil {
-			return outcome{}, err
-		}
 		return outcome{}, &operation.Error{Step: wire.StepCleanup, Code: wire.CodeAgentLost, Reason: "the operation had ended while its agent was away"}
 	default:
 		return outcome{}, &operation.Error{Code: wire.CodeUnsupported, Reason: "this agent does not know the phase " + string(claim.Phase)}

@@ -40,12 +40,7 @@ func Duties() []Duty {
 
 // Valid reports whether d is a known duty.
 func (d Duty) Valid() bool {
-	for _, known := range Duties() {
-		if d == known {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(Duties(), d)
 }
 
 // PolicyName is the name of the ACL policy of d for one mount: dbops-requester
@@ -170,6 +165,19 @@ func aclRules(d Duty, m, accessor string) []aclRule {
 	keys := aclRule{"Public keys of receipts.", m + "/keys", aclRead}
 	// ACL paths match by their beginning, so what a role may do begins its name.
 	readonly := aclRule{"Logins of roles that are named for what they give.", m + "/creds/readonly-*", aclRead}
+	// What auditors read and responders write down.
+	reading := []aclRule{
+		{"", m + "/config/*", aclList},
+		{"", m + "/roles/*", aclList},
+		{"", m + "/static-roles/*", aclList},
+		{"", m + "/connections/*", aclList},
+		{"", m + "/policies/*", aclList},
+		{"", m + "/agents", []string{"list"}},
+		{"", m + "/agents/", []string{"list"}},
+		{"", m + "/agents/+", aclRead},
+		{"", m + "/revocations", aclList},
+		{"", m + "/revocations/*", aclList},
+	}
 	switch d {
 	case DutyAdmin:
 		return mergeRules(
@@ -230,6 +238,7 @@ func aclRules(d Duty, m, accessor string) []aclRule {
 			{"Every operation, unfiltered.", m + "/all/operations", aclList},
 			{"", m + "/all/operations/*", aclList},
 			{"", m + "/all/operations/+/cancel", aclUpdate},
+			{"After cleaning a target by hand.", m + "/all/operations/+/acknowledge", aclUpdate},
 			{"", m + "/revocations", aclList},
 			{"", m + "/revocations/*", aclList},
 			{"What is weak.", m + "/posture", aclRead},
@@ -244,21 +253,12 @@ func aclRules(d Duty, m, accessor string) []aclRule {
 			info,
 		}
 	case DutyAuditor:
-		return []aclRule{
+		return slices.Concat([]aclRule{
 			{"", m + "/all/operations", aclList},
 			{"", m + "/all/operations/*", aclList},
 			{"What audit files are verified against.", m + "/chains", aclRead},
 			{"What Vault does not audit by itself.", m + "/facts", aclRead},
-			{"", m + "/config/*", aclList},
-			{"", m + "/roles/*", aclList},
-			{"", m + "/static-roles/*", aclList},
-			{"", m + "/connections/*", aclList},
-			{"", m + "/policies/*", aclList},
-			{"", m + "/agents", []string{"list"}},
-			{"", m + "/agents/", []string{"list"}},
-			{"", m + "/agents/+", aclRead},
-			{"", m + "/revocations", aclList},
-			{"", m + "/revocations/*", aclList},
+		}, reading, []aclRule{
 			{"", m + "/posture", aclRead},
 			{"", m + "/posture/+", aclRead},
 			{"", m + "/metrics", aclRead},
@@ -268,7 +268,7 @@ func aclRules(d Duty, m, accessor string) []aclRule {
 			{"What they show of this mount.", "sys/mounts/" + m + "/tune", aclRead},
 			{"", m + "/lockdown", aclRead},
 			{"", m + "/settings", aclRead},
-		}
+		})
 	case DutyConnectionAdmin:
 		return []aclRule{
 			{"", m + "/connections/*", aclManage},
@@ -285,7 +285,7 @@ func aclRules(d Duty, m, accessor string) []aclRule {
 			info,
 		}
 	case DutyResponder:
-		return []aclRule{
+		return slices.Concat([]aclRule{
 			{"Stopping everything, and what is left of it.", m + "/lockdown", []string{"create", "read", "update"}},
 			{"Lifting it; the engine refuses who has locked.", m + "/unlock", aclUpdate},
 			{"", m + "/lockdown/break-glass", aclRead},
@@ -293,20 +293,11 @@ func aclRules(d Duty, m, accessor string) []aclRule {
 			{"", "sys/leases/lookup/" + m + "/*", []string{"list", "sudo"}},
 			{"Evidence.", m + "/all/operations", aclList},
 			{"", m + "/all/operations/*", aclList},
-			{"", m + "/config/*", aclList},
-			{"", m + "/roles/*", aclList},
-			{"", m + "/static-roles/*", aclList},
-			{"", m + "/connections/*", aclList},
-			{"", m + "/policies/*", aclList},
-			{"", m + "/agents", []string{"list"}},
-			{"", m + "/agents/", []string{"list"}},
-			{"", m + "/agents/+", aclRead},
-			{"", m + "/revocations", aclList},
-			{"", m + "/revocations/*", aclList},
+		}, reading, []aclRule{
 			{"", m + "/settings", aclRead},
 			keys,
 			info,
-		}
+		})
 	case DutyMetrics:
 		return []aclRule{{"", m + "/metrics", aclRead}}
 	case DutyAgent:

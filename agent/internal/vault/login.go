@@ -18,6 +18,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"golang.org/x/sys/unix"
 
+	"github.com/dbops-io/vault-plugin-secrets-dbops/agent/internal/wait"
 	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
 )
 
@@ -92,9 +93,9 @@ func (s *Session) Login(ctx context.Context) error {
 // never gives up: an operator can put a new secret-id in place at any time.
 func (s *Session) Run(ctx context.Context) {
 	failures := loginBackOff()
-	wait := s.untilRenewal()
+	pause := s.untilRenewal()
 	for {
-		timer := time.NewTimer(wait)
+		timer := time.NewTimer(pause)
 		select {
 		case <-ctx.Done():
 			timer.Stop()
@@ -102,7 +103,7 @@ func (s *Session) Run(ctx context.Context) {
 		case <-timer.C:
 		case <-s.client.refused:
 			timer.Stop()
-			if !pause(ctx, refusedMinPause) {
+			if !wait.For(ctx, refusedMinPause) {
 				return
 			}
 		}
@@ -115,11 +116,11 @@ func (s *Session) Run(ctx context.Context) {
 		case ctx.Err() != nil:
 			return
 		case err != nil:
-			wait = failures.NextBackOff()
-			s.log.Warn("cannot keep the token alive", "error", err, "pause", wait)
+			pause = failures.NextBackOff()
+			s.log.Warn("cannot keep the token alive", "error", err, "pause", pause)
 		default:
 			failures.Reset()
-			wait = s.untilRenewal()
+			pause = s.untilRenewal()
 		}
 	}
 }
@@ -364,16 +365,4 @@ func readSmallFile(path string) (wire.Secret, error) {
 		return wire.Secret{}, fmt.Errorf("%s is empty", path)
 	}
 	return wire.NewSecret(value), nil
-}
-
-// pause waits and reports whether ctx still stands.
-func pause(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-timer.C:
-		return true
-	}
 }

@@ -110,11 +110,11 @@ func TestSession_Login(t *testing.T) {
 		i := newIdentity(t, v, "a1", nil)
 		i.wrapped(i.role + "/secret-id")
 		s, c := i.session(func(a *AppRole) { a.RemoveSecretID = true })
-		require.NoError(t, s.Login(within(t, 10*time.Second)))
-		require.NoError(t, works(within(t, 10*time.Second), c))
+		require.NoError(t, s.Login(within(t, 30*time.Second)))
+		require.NoError(t, works(within(t, 30*time.Second), c))
 		require.NoFileExists(t, filepath.Join(i.dir, "secret_id"))
-		require.NoError(t, s.Close(within(t, 10*time.Second)))
-		require.Error(t, works(within(t, 10*time.Second), c), "the token ends with the session")
+		require.NoError(t, s.Close(within(t, 30*time.Second)))
+		require.Error(t, works(within(t, 30*time.Second), c), "the token ends with the session")
 	})
 	t.Run("opened by somebody else", func(t *testing.T) {
 		t.Parallel()
@@ -122,7 +122,7 @@ func TestSession_Login(t *testing.T) {
 		_, err := i.root.Logical().Unwrap(i.wrapped(i.role + "/secret-id"))
 		require.NoError(t, err)
 		s, _ := i.session(nil)
-		require.ErrorContains(t, s.Login(within(t, 10*time.Second)), "somebody else")
+		require.ErrorContains(t, s.Login(within(t, 30*time.Second)), "somebody else")
 	})
 	t.Run("wrapped elsewhere", func(t *testing.T) {
 		t.Parallel()
@@ -130,7 +130,7 @@ func TestSession_Login(t *testing.T) {
 		newIdentity(t, v, "other", nil)
 		i.wrapped("auth/approle/role/other/secret-id")
 		s, _ := i.session(nil)
-		require.ErrorContains(t, s.Login(within(t, 10*time.Second)), "do not trust it")
+		require.ErrorContains(t, s.Login(within(t, 30*time.Second)), "do not trust it")
 	})
 	t.Run("another agent's role", func(t *testing.T) {
 		t.Parallel()
@@ -138,7 +138,7 @@ func TestSession_Login(t *testing.T) {
 		secret := i.write(i.role+"/secret-id", nil)
 		i.file("secret_id", secret.Data["secret_id"])
 		s, _ := i.session(func(a *AppRole) { a.Agent, a.Wrapped = "a5", false })
-		require.ErrorContains(t, s.Login(within(t, 10*time.Second)), `the role of this role_id is "a4"`)
+		require.ErrorContains(t, s.Login(within(t, 30*time.Second)), `the role of this role_id is "a4"`)
 	})
 	t.Run("file open to everybody", func(t *testing.T) {
 		t.Parallel()
@@ -146,7 +146,7 @@ func TestSession_Login(t *testing.T) {
 		i.wrapped(i.role + "/secret-id")
 		require.NoError(t, os.Chmod(filepath.Join(i.dir, "secret_id"), 0o644))
 		s, _ := i.session(nil)
-		require.ErrorContains(t, s.Login(within(t, 10*time.Second)), "open to everybody")
+		require.ErrorContains(t, s.Login(within(t, 30*time.Second)), "open to everybody")
 	})
 	t.Run("token kept for the next start", func(t *testing.T) {
 		t.Parallel()
@@ -157,18 +157,18 @@ func TestSession_Login(t *testing.T) {
 		t.Cleanup(func() { require.NoError(t, os.RemoveAll(memory)) })
 		keep := func(a *AppRole) { a.TokenFile, a.RemoveSecretID = filepath.Join(memory, "token"), true }
 		first, _ := i.session(keep)
-		require.NoError(t, first.Login(within(t, 10*time.Second)))
-		require.NoError(t, first.Close(within(t, 10*time.Second)))
+		require.NoError(t, first.Login(within(t, 30*time.Second)))
+		require.NoError(t, first.Close(within(t, 30*time.Second)))
 		second, c := i.session(keep)
-		require.NoError(t, second.Login(within(t, 10*time.Second)), "without any secret-id")
-		require.NoError(t, works(within(t, 10*time.Second), c))
+		require.NoError(t, second.Login(within(t, 30*time.Second)), "without any secret-id")
+		require.NoError(t, works(within(t, 30*time.Second), c))
 	})
 	t.Run("a token is not kept on a disk", func(t *testing.T) {
 		t.Parallel()
 		i := newIdentity(t, v, "a8", nil)
 		i.wrapped(i.role + "/secret-id")
 		s, _ := i.session(func(a *AppRole) { a.TokenFile = "/proc/token" })
-		require.ErrorContains(t, s.Login(within(t, 10*time.Second)), "not a file system in memory")
+		require.ErrorContains(t, s.Login(within(t, 30*time.Second)), "not a file system in memory")
 	})
 	t.Run("renewed, and logged in again after the token was ended", func(t *testing.T) {
 		t.Parallel()
@@ -176,7 +176,7 @@ func TestSession_Login(t *testing.T) {
 		secret := i.write(i.role+"/secret-id", nil)
 		i.file("secret_id", secret.Data["secret_id"])
 		s, c := i.session(func(a *AppRole) { a.Wrapped = false })
-		require.NoError(t, s.Login(within(t, 10*time.Second)))
+		require.NoError(t, s.Login(within(t, 30*time.Second)))
 		i.write(i.role, map[string]any{"token_period": "60s"})
 		ctx, stop := context.WithCancel(context.Background())
 		ended := make(chan struct{})
@@ -196,12 +196,12 @@ func TestSession_Login(t *testing.T) {
 		counts := &tally{}
 		c.observer = counts
 		i.file("secret_id", "wrong")
-		require.Error(t, s.Login(within(t, 10*time.Second)))
+		require.Error(t, s.Login(within(t, 30*time.Second)))
 		i.file("secret_id", i.write(i.role+"/secret-id", nil).Data["secret_id"])
-		require.NoError(t, s.Login(within(t, 10*time.Second)))
-		require.NoError(t, s.renew(within(t, 10*time.Second)))
-		require.NoError(t, s.Close(within(t, 10*time.Second)))
-		require.Error(t, s.renew(within(t, 10*time.Second)))
+		require.NoError(t, s.Login(within(t, 30*time.Second)))
+		require.NoError(t, s.renew(within(t, 30*time.Second)))
+		require.NoError(t, s.Close(within(t, 30*time.Second)))
+		require.Error(t, s.renew(within(t, 30*time.Second)))
 		require.Equal(t, []wire.Code{wire.CodeInvalid, ""}, counts.logins)
 		require.Equal(t, []wire.Code{"", wire.CodeUnavailable}, counts.renewals)
 	})
@@ -214,13 +214,13 @@ func TestWork_AuditDevices(t *testing.T) {
 	client, err := Dial(Config{Address: v.Address, Mount: v.Mount, Token: wire.NewSecret(v.RootToken)})
 	require.NoError(t, err)
 	work := NewWork(client, "a1")
-	count, err := work.AuditDevices(within(t, 10*time.Second))
+	count, err := work.AuditDevices(within(t, 30*time.Second))
 	require.NoError(t, err)
 	require.Equal(t, 1, count)
 
 	_, err = v.Client.Logical().Write("sys/mounts/"+v.Mount+"/tune", map[string]any{"audit_non_hmac_request_keys": []string{"fence"}})
 	require.NoError(t, err)
-	_, err = work.AuditDevices(within(t, 10*time.Second))
+	_, err = work.AuditDevices(within(t, 30*time.Second))
 	require.Equal(t, wire.CodeAuditUnavailable, CodeOf(err))
 	require.ErrorContains(t, err, wire.EventsKey)
 	var hidden *wire.Error
@@ -232,11 +232,11 @@ func TestWork_AuditDevices(t *testing.T) {
 	for path := range devices {
 		require.NoError(t, v.Client.Sys().DisableAudit(path))
 	}
-	_, err = work.AuditDevices(within(t, 10*time.Second))
+	_, err = work.AuditDevices(within(t, 30*time.Second))
 	require.Equal(t, wire.CodeAuditUnavailable, CodeOf(err))
 
 	stranger, err := Dial(Config{Address: v.Address, Mount: v.Mount, WithoutEnvironmentToken: true})
 	require.NoError(t, err)
-	_, err = NewWork(stranger, "a1").AuditDevices(within(t, 10*time.Second))
+	_, err = NewWork(stranger, "a1").AuditDevices(within(t, 30*time.Second))
 	require.Equal(t, wire.CodeAuditUnavailable, CodeOf(err), "who may not look does not know")
 }

@@ -73,10 +73,14 @@ func (r *Requester) Operation(ctx context.Context, id string) (wire.Operation, e
 }
 
 // Cancel asks for an operation to be cancelled. It returns once that is
-// recorded; the operation ends a little later.
-func (r *Requester) Cancel(ctx context.Context, id string) error {
+// recorded; the operation ends a little later. The reason may be empty.
+func (r *Requester) Cancel(ctx context.Context, id, reason string) error {
+	body := map[string]string{}
+	if reason != "" {
+		body["reason"] = reason
+	}
 	_, err := r.client.doAs(ctx, request{
-		do: "cancel operation " + id, method: http.MethodPut, path: r.path(id, "cancel"), operation: id,
+		do: "cancel operation " + id, method: http.MethodPut, path: r.path(id, "cancel"), operation: id, body: body,
 	}, nil)
 	return err
 }

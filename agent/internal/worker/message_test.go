@@ -16,6 +16,7 @@ import (
 
 	"github.com/dbops-io/vault-plugin-secrets-dbops/agent/internal/operation"
 	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
+	"github.com/dbops-io/vault-plugin-secrets-dbops/testenv"
 )
 
 // What is no message is refused, and an announced size is not believed.
@@ -173,7 +174,7 @@ func TestClient_CallFlood(t *testing.T) {
 // not reach it at all.
 func TestCopyLog(t *testing.T) {
 	t.Parallel()
-	var out lockedBuffer
+	var out testenv.Buffer
 	log := hclog.New(&hclog.LoggerOptions{Output: &out, Level: hclog.Trace})
 	copyLog(strings.NewReader(strings.Join([]string{
 		`{"@level":"warn","@message":"tool cannot be connected","error":"refused\nforged line"}`,
@@ -191,7 +192,7 @@ func TestCopyLog(t *testing.T) {
 	require.NotContains(t, text, "row data")
 	require.NotContains(t, text, "longlong")
 
-	out = lockedBuffer{}
+	out = testenv.Buffer{}
 	log = hclog.New(&hclog.LoggerOptions{Output: &out})
 	copyLog(strings.NewReader(strings.Repeat(`{"@level":"error","@message":"flood"}`+"\n", 100_000)), log)
 	require.Less(t, strings.Count(out.String(), "flood"), 1000)

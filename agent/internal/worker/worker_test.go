@@ -1,7 +1,6 @@
 package worker
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -21,6 +20,7 @@ import (
 	"github.com/dbops-io/vault-plugin-secrets-dbops/agent/internal/operation"
 	"github.com/dbops-io/vault-plugin-secrets-dbops/agent/internal/sandbox"
 	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
+	"github.com/dbops-io/vault-plugin-secrets-dbops/testenv"
 )
 
 const password = "correct horse battery"
@@ -99,28 +99,22 @@ type pair struct {
 	stderr    *io.PipeReader
 	exit      chan int
 	socketDir string
-	log       *lockedBuffer
+	log       *testenv.Buffer
 }
 
 func (p *pair) Stdin() io.WriteCloser { return p.stdin }
 func (p *pair) Stdout() io.Reader     { return p.stdout }
 func (p *pair) Stderr() io.Reader     { return p.stderr }
 
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
+// begin runs an operation and tells how it ended.
+func (p *pair) begin(t *testing.T) <-chan error {
+	t.Helper()
+	result := make(chan error, 1)
+	go func() {
+		_, err := p.Run(t.Context(), RunRequest{OperationID: "clone-1"}, &recorder{})
+		result <- err
+	}()
+	return result
 }
 
 func start(t *testing.T, e engine.Engine) *pair {
@@ -130,7 +124,7 @@ func start(t *testing.T, e engine.Engine) *pair {
 	errReader, errWriter := io.Pipe()
 	p := &pair{
 		stdin: inWriter, stdout: outReader, stderr: errReader, exit: make(chan int, 1),
-		socketDir: t.TempDir(), log: &lockedBuffer{},
+		socketDir: t.TempDir(), log: &testenv.Buffer{},
 	}
 	redact := newRedactor(errWriter)
 	s := newServer(serverConfig{
@@ -312,7 +306,7 @@ func TestClient_EnginePanics(t *testing.T) {
 	requireCode(t, err, wire.CodeInternal)
 	_, err = p.Inspect(t.Context(), wire.Source)
 	requireCode(t, err, wire.CodeInternal)
-	require.Eventually(t, func() bool { return strings.Contains(p.log.String(), "engine panicked") }, time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return strings.Contains(p.log.String(), "engine panicked") }, 30*time.Second, time.Millisecond)
 	require.NotContains(t, p.log.String(), "alice")
 }
 
@@ -404,11 +398,7 @@ func TestServer_EndOfStdin(t *testing.T) {
 		return operation.Report{}, ctx.Err()
 	}})
 	open(t, p)
-	result := make(chan error, 1)
-	go func() {
-		_, err := p.Run(t.Context(), RunRequest{OperationID: "clone-1"}, &recorder{})
-		result <- err
-	}()
+	result := p.begin(t)
 	<-begun
 	require.NoError(t, p.stdin.Close())
 	require.ErrorIs(t, <-stopped, context.Canceled)
@@ -427,11 +417,7 @@ func TestServer_StuckEngine(t *testing.T) {
 		return operation.Report{}, nil
 	}})
 	open(t, p)
-	result := make(chan error, 1)
-	go func() {
-		_, err := p.Run(t.Context(), RunRequest{OperationID: "clone-1"}, &recorder{})
-		result <- err
-	}()
+	result := p.begin(t)
 	<-begun
 	require.NoError(t, p.Close())
 	require.Equal(t, ExitStuck, <-p.exit)
@@ -453,11 +439,7 @@ func TestServer_OneRunAtATime(t *testing.T) {
 		},
 	})
 	open(t, p)
-	result := make(chan error, 1)
-	go func() {
-		_, err := p.Run(t.Context(), RunRequest{OperationID: "clone-1"}, &recorder{})
-		result <- err
-	}()
+	result := p.begin(t)
 	<-begun
 	_, err := p.Run(t.Context(), RunRequest{OperationID: "clone-1"}, &recorder{})
 	requireCode(t, err, wire.CodeConflict)

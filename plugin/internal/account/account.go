@@ -46,6 +46,10 @@ type Driver interface {
 	// Logins lists the logins whose names begin with prefix and that can log in
 	// or have a note.
 	Logins(ctx context.Context, prefix string) ([]Login, error)
+	// Find is Logins for the login of exactly this name: ok is false when there is
+	// none, also because the product can hold no such name. The server hands over no
+	// other for it, however many it has.
+	Find(ctx context.Context, name string) (login Login, ok bool, err error)
 	// Identity tells which server this is and, if it has the named database,
 	// which one. An empty name is the driver's own database. It answers or
 	// fails within 2 s.
@@ -124,7 +128,7 @@ type RotateRequest struct {
 // and the server's own code. It never wraps an error of the database's client
 // library, because those hold connection strings and values.
 type Error struct {
-	Op   string // connect, prepare, create, renew, end, rotate, login, list, identify, verify, render
+	Op   string // connect, prepare, create, renew, end, rotate, login, list, find, identify, verify, render
 	Code wire.Code
 	// Reason is one sentence without secrets.
 	Reason string

@@ -24,6 +24,7 @@ type sanitized struct {
 var (
 	_ Driver   = (*sanitized)(nil)
 	_ Preparer = (*sanitized)(nil)
+	_ Leaver   = (*sanitized)(nil)
 )
 
 // pieceBytes is the length of a piece of a secret that may not be shown.
@@ -101,9 +102,16 @@ func (s *sanitized) Logins(ctx context.Context, prefix string) ([]Login, error) 
 	return logins, s.clean("list", err)
 }
 
+func (s *sanitized) Find(ctx context.Context, name string) (Login, bool, error) {
+	login, ok, err := s.driver.Find(ctx, name)
+	return login, ok, s.clean("find", err)
+}
+
 func (s *sanitized) Identity(ctx context.Context, database string) (wire.ServerIdentity, error) {
 	identity, err := s.driver.Identity(ctx, database)
 	return identity, s.clean("identify", err)
 }
+
+func (s *sanitized) Leave() { Leave(s.driver) }
 
 func (s *sanitized) Close() { s.driver.Close() }

@@ -73,32 +73,80 @@ func Counts(q Question, entity string) bool {
 	})
 }
 
+// Verdicts answers for each approval, in their order, why it counts for no need; ""
+// where it counts for one.
+func Verdicts(q Question) []wire.NotCounted {
+	all := make([]wire.NotCounted, len(q.Given))
+	for n, need := range q.Needs {
+		for i, why := range q.judge(need) {
+			if n == 0 || (all[i] != "" && further(why, all[i])) {
+				all[i] = why
+			}
+		}
+	}
+	return all
+}
+
+// further tells whether an approval refused for x got further than one refused for y.
+func further(x, y wire.NotCounted) bool {
+	order := []wire.NotCounted{
+		wire.NotCountedPlan, wire.NotCountedNobody, wire.NotCountedRequester, wire.NotCountedNoMember, wire.NotCountedExpired, wire.NotCountedTwice, "",
+	}
+	return slices.Index(order, x) > slices.Index(order, y)
+}
+
 // counted returns the approvals that count for the need, the oldest first.
 func (q Question) counted(need wire.ApprovalNeed) []Given {
+	var counted []Given
+	for i, why := range q.judge(need) {
+		if why == "" {
+			counted = append(counted, q.Given[i])
+		}
+	}
+	slices.SortStableFunc(counted, byTime)
+	return counted
+}
+
+func byTime(x, y Given) int { return x.Time.Compare(y.Time) }
+
+// judge answers for each approval why it does not count for the need. Of two that stand
+// for one person the older one counts.
+func (q Question) judge(need wire.ApprovalNeed) []wire.NotCounted {
 	now := q.Now
 	for _, g := range q.Given { // a clock that went back lengthens no approval
 		if g.Time.After(now) {
 			now = g.Time
 		}
 	}
-	given := slices.Clone(q.Given)
-	slices.SortStableFunc(given, func(x, y Given) int { return x.Time.Compare(y.Time) })
-	var counted []Given
-	for _, g := range given {
-		person, exists := q.People[g.EntityID]
-		if !exists || g.PlanDigest != q.PlanDigest || now.Sub(g.Time) >= TTL(need) || !Member(need, person.Groups) {
-			continue
-		}
-		g.Aliases = slices.Concat(g.Aliases, person.Aliases)
-		if q.IsRequester(g.EntityID, g.Aliases) {
-			continue
-		}
-		if slices.ContainsFunc(counted, func(c Given) bool { return c.EntityID == g.EntityID || shared(c.Aliases, g.Aliases) }) {
-			continue
-		}
-		counted = append(counted, g)
+	order := make([]int, len(q.Given))
+	for i := range order {
+		order[i] = i
 	}
-	return counted
+	slices.SortStableFunc(order, func(x, y int) int { return byTime(q.Given[x], q.Given[y]) })
+	all := make([]wire.NotCounted, len(q.Given))
+	var counted []Given
+	for _, i := range order {
+		g := q.Given[i]
+		person, exists := q.People[g.EntityID]
+		g.Aliases = slices.Concat(g.Aliases, person.Aliases)
+		switch {
+		case g.PlanDigest != q.PlanDigest:
+			all[i] = wire.NotCountedPlan
+		case !exists:
+			all[i] = wire.NotCountedNobody
+		case q.IsRequester(g.EntityID, g.Aliases):
+			all[i] = wire.NotCountedRequester
+		case !Member(need, person.Groups):
+			all[i] = wire.NotCountedNoMember
+		case now.Sub(g.Time) >= TTL(need):
+			all[i] = wire.NotCountedExpired
+		case slices.ContainsFunc(counted, func(c Given) bool { return c.EntityID == g.EntityID || shared(c.Aliases, g.Aliases) }):
+			all[i] = wire.NotCountedTwice
+		default:
+			counted = append(counted, g)
+		}
+	}
+	return all
 }
 
 // IsRequester tells whether an entity with these logins is, or shares a login

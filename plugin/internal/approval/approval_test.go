@@ -117,6 +117,31 @@ func TestStatus_Until(t *testing.T) {
 	require.False(t, approval.Met(approval.Status(q)))
 }
 
+// Each approval that counts for nothing says why; for several needs, why the one it came
+// closest to.
+func TestVerdicts(t *testing.T) {
+	t.Parallel()
+	older := given("older-plan", 1)
+	older.PlanDigest = "older"
+	q := approval.Question{
+		Needs: []wire.ApprovalNeed{need(1, time.Hour, "g"), need(1, time.Hour, "h")}, PlanDigest: "d", Requester: "me", RequesterAliases: []string{"ldap/me"}, Now: noon,
+		Given: []approval.Given{
+			given("same-person", 1, "ldap/x"), given("first", 2, "ldap/x"), older, given("gone", 1), given("alias-of-requester", 1, "ldap/me"),
+			given("me", 1), given("left", 1), given("expired", 60), given("of-the-other-group", 1),
+		},
+		People: map[string]approval.Person{
+			"same-person": member("g"), "first": member("g"), "older-plan": member("g"), "alias-of-requester": member("g"), "me": member("g", "h"),
+			"left": member("x"), "expired": member("g"), "of-the-other-group": member("h"),
+		},
+	}
+	require.Equal(t, []wire.NotCounted{
+		wire.NotCountedTwice, "", wire.NotCountedPlan, wire.NotCountedNobody, wire.NotCountedRequester, wire.NotCountedRequester,
+		wire.NotCountedNoMember, wire.NotCountedExpired, "",
+	}, approval.Verdicts(q))
+	q.Needs = nil
+	require.Len(t, approval.Verdicts(q), len(q.Given))
+}
+
 // How long an operation may wait: a day, or longer where approvals hold longer.
 func TestWait(t *testing.T) {
 	t.Parallel()

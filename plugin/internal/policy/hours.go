@@ -151,12 +151,16 @@ func (h *Hours) contain(f face) bool {
 	return false
 }
 
+// misses is how often the hours of several policies may open without one another
+// before that counts as never: those of a hostile one can do so each minute.
+const misses = 100
+
 // Opens returns the first time from t on at which the allowed_hours of every named
 // policy let operations run; that is t where they do now. It is not ok when they
 // never do within two weeks.
 func (s *Set) Opens(names []string, t time.Time) (at time.Time, ok bool) {
 	at = t
-	for at.Sub(t) < 14*24*time.Hour {
+	for tries := 0; tries < misses && at.Sub(t) < 14*24*time.Hour; tries++ {
 		next := at
 		for i := range s.policies {
 			p := &s.policies[i]
@@ -183,6 +187,17 @@ func (s *Set) Opens(names []string, t time.Time) (at time.Time, ok bool) {
 		at = next
 	}
 	return time.Time{}, false
+}
+
+// WithHours returns those of the named policies that have allowed_hours, by name.
+func (s *Set) WithHours(names []string) []string {
+	var with []string
+	for i := range s.policies {
+		if p := &s.policies[i]; len(p.AllowedHours) > 0 && slices.Contains(names, p.Name) {
+			with = append(with, p.Name)
+		}
+	}
+	return with
 }
 
 // Next returns the first instant after t that is in a window, where t is in none.

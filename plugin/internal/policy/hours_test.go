@@ -1,10 +1,13 @@
 package policy_test
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
 	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/internal/policy"
+	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
+	"github.com/dbops-io/vault-plugin-secrets-dbops/testenv/race"
 	"github.com/stretchr/testify/require"
 )
 
@@ -140,4 +143,43 @@ func TestSet_Opens(t *testing.T) {
 			require.Equal(t, c.want, at.UTC().Format(time.RFC3339), "%v", c.names)
 		}
 	}
+}
+
+// Hours that nobody can read any more never open: that is told also where a limit is
+// reached that time lifts, in the same policy or in another one.
+func TestEvaluate_UnreadableHoursBesideARate(t *testing.T) {
+	t.Parallel()
+	unreadable, limited, both := base(), base(), base()
+	unreadable.AllowedHours, unreadable.MaxOperationsPerHour = []string{"whenever"}, 0
+	limited.Name = "all"
+	both.AllowedHours = unreadable.AllowedHours
+	request := ask()
+	request.History.Entity = minutesAgo(1, 2, 3, 4, 5)
+	require.Equal(t, policy.RuleMaxOperationsPerHour, policy.Evaluate([]policy.Policy{limited}, request, noon).Rule)
+	for _, policies := range [][]policy.Policy{{both}, {unreadable, limited}} {
+		d := policy.Evaluate(policies, request, noon)
+		require.Equal(t, []any{"developers", policy.RuleAllowedHours, wire.CodeDenied}, []any{d.Policy, d.Rule, d.Code})
+		require.Zero(t, d.RetryAt)
+	}
+	// Readable ones that are closed wait like the rate does.
+	unreadable.AllowedHours = []string{"13:00-14:00"}
+	require.NotZero(t, policy.Evaluate([]policy.Policy{unreadable, limited}, request, noon).RetryAt)
+}
+
+// Hours that miss one another each minute are found out soon: the plugin looks for
+// every operation that waits, again and again.
+func TestSet_OpensSoon(t *testing.T) {
+	t.Parallel()
+	var even, odd []string
+	for minute := 0; minute < 24*60; minute += 2 {
+		window := func(begin int) string {
+			return fmt.Sprintf("%02d:%02d-%02d:%02d", begin/60, begin%60, (begin+1)/60, (begin+1)%60)
+		}
+		even, odd = append(even, window(minute)), append(odd, window(minute+1))
+	}
+	set := policy.Compile([]policy.Policy{{Name: "even", AllowedHours: even}, {Name: "odd", AllowedHours: odd}})
+	began := time.Now()
+	_, ok := set.Opens([]string{"even", "odd"}, time.Date(2026, 11, 25, 11, 30, 0, 0, time.UTC))
+	require.False(t, ok)
+	require.Less(t, time.Since(began), 5*time.Second*race.Slowdown)
 }

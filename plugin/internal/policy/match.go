@@ -142,6 +142,44 @@ func (x *sideIndex) anyOf(names []Connection, among, chosen, asked, spare member
 	}
 }
 
+// match finds the policies that speak about the request, and those that do so by
+// the names that were asked for, not only by another name of the same database.
+func (s *Set) match(e *evaluation) {
+	s.speakTo(&e.r, e.matching, e.chosen)
+	copy(e.asked, e.matching)
+	for _, side := range [2]struct {
+		index *sideIndex
+		names []Connection
+	}{{&s.source, e.r.Source}, {&s.target, e.r.Target}} {
+		side.index.anyOf(side.names, e.matching, e.chosen, e.first, e.spare)
+		e.matching.keep(e.chosen)
+		e.asked.keep(e.first)
+	}
+}
+
+// speakTo puts into who the policies that speak about who asks and the kind; what
+// is memory it may use.
+func (s *Set) speakTo(r *Request, who, what members) {
+	s.about(r, who)
+	s.aboutKind(r.Kind, what)
+	who.keep(what)
+}
+
+// about puts into who the policies that name who asks.
+func (s *Set) about(r *Request, who members) {
+	copy(who, s.everybody)
+	who.join(s.byEntity[r.Entity])
+	for _, group := range r.Groups {
+		who.join(s.byGroup[group])
+	}
+}
+
+// aboutKind puts into what the policies that name the kind.
+func (s *Set) aboutKind(kind wire.Kind, what members) {
+	copy(what, s.everyKind)
+	what.join(s.byKind[kind])
+}
+
 // like matches one text once, outside of a set.
 func like(glob, text string) bool {
 	p := parsePattern(glob)

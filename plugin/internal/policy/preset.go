@@ -12,26 +12,26 @@ const (
 // Presets lists every preset, the strictest first.
 func Presets() []string { return []string{PresetMaximum, PresetBalanced, PresetMinimum} }
 
-// ApplyPreset gives p the six rules of the preset, which [Presets] lists. The
-// values are the seed's, but for two: where the seed's balanced level leaves
-// authentication and isolation out, this one keeps them, for only minimum may.
+// ApplyPreset gives p the six rules of the preset, which [Presets] lists; none, "",
+// leaves them, but for the two that only minimum may lift. The values are the seed's,
+// but for those two, which the seed's balanced level leaves out and this one keeps.
 func (p *Policy) ApplyPreset(preset string) {
 	p.Preset = preset
-	p.RequireAuthentication, p.EnableNetworkIsolation, p.AuditOperations = true, true, true
-	p.AllowCrossEngineOperations = true
+	p.RequireAuthentication, p.EnableNetworkIsolation = preset != PresetMinimum, preset != PresetMinimum
 	switch preset {
 	case PresetMaximum:
-		p.AllowCrossEngineOperations = false
+		p.AuditOperations, p.AllowCrossEngineOperations = true, false
 		p.MaxOperationsPerHour = 10
 		p.AllowedOperations = []string{string(wire.KindClone), string(wire.KindBackup)}
 	case PresetBalanced:
+		p.AuditOperations, p.AllowCrossEngineOperations = true, true
 		p.MaxOperationsPerHour = 50
 		p.AllowedOperations = nil
 		for _, kind := range wire.Kinds() {
 			p.AllowedOperations = append(p.AllowedOperations, string(kind))
 		}
 	case PresetMinimum:
-		p.RequireAuthentication, p.EnableNetworkIsolation, p.AuditOperations = false, false, false
+		p.AuditOperations, p.AllowCrossEngineOperations = false, true
 		p.MaxOperationsPerHour = 999
 		p.AllowedOperations = []string{Any}
 	}

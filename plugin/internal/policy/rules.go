@@ -58,9 +58,11 @@ type facts struct {
 	crossEngine bool
 	crossZone   bool
 
-	// rates are as in rateRules, once they were measured.
-	rates    [4]rate
-	measured bool
+	// rates are as in rateRules, each once it was asked for, at the time that stands
+	// for now in all of them.
+	rates   [4][]time.Time
+	present time.Time
+	times   []time.Time // memory of rates, which is used again
 
 	// face is what the clock of zone shows; policies mostly share one.
 	face face
@@ -100,30 +102,34 @@ var volumeRules = [2]struct {
 
 // look reads the facts off a request.
 func (f *facts) look(r *Request, now time.Time) {
-	*f = facts{Request: r, now: now}
+	*f = facts{Request: r, now: now, times: f.times[:0]}
 	if len(r.Source) > 0 && len(r.Target) > 0 {
 		f.crossEngine = r.Source[0].Engine != r.Target[0].Engine
 		_, _, f.crossZone = r.zones()
 	}
 }
 
-// rate is how much of a window of rateRules is used. When the clock went back, the
-// latest known time stands for now in all of them: otherwise setting it back would
+// rate is what counts under a limit of rateRules, in order. When the clock went back,
+// the latest known time stands for now in all of them: otherwise setting it back would
 // open the windows again.
-func (f *facts) rate(which int) *rate {
-	if !f.measured {
-		f.measured = true
-		latest := f.now
+func (f *facts) rate(which int) []time.Time {
+	if f.present.IsZero() {
+		present := f.now
 		for i := range rateRules {
-			f.rates[i], latest = measure(rateRules[i].times(f.History), f.now, latest)
-		}
-		if latest.After(f.now) {
-			for i := range rateRules {
-				f.rates[i], _ = measure(rateRules[i].times(f.History), latest, latest)
+			for _, t := range rateRules[i].times(f.History) {
+				if t.After(present) {
+					present = t
+				}
 			}
 		}
+		f.present = present
 	}
-	return &f.rates[which]
+	if f.rates[which] == nil {
+		begin := len(f.times)
+		f.times = appendRecent(f.times, rateRules[which].times(f.History), f.present)
+		f.rates[which] = f.times[begin:]
+	}
+	return f.rates[which]
 }
 
 // zones returns the first names of both sides that are not in one zone. Where
@@ -166,6 +172,9 @@ type rule struct {
 	// waits: time alone can lift the refusal, so that it is told only when nothing
 	// else is in the way.
 	waits bool
+	// forGood tells of a rule that waits whether the policy refuses by it whatever the
+	// time. Nil: it never does.
+	forGood func(*compiled) bool
 	// set tells whether the rule, as the policy has it, can refuse anything.
 	set func(*compiled) bool
 	// live tells whether it can refuse this request, whatever the policy says.
@@ -200,6 +209,13 @@ func (r *rule) refuse(p *compiled, f *facts) wire.Decision {
 	d := r.refusal(p, f)
 	d.RetryAt = r.until(p, f)
 	return d
+}
+
+// ofThose is the rule for some of the policies that set it.
+func (r *rule) ofThose(some func(*compiled) bool) *rule {
+	part := *r
+	part.set = func(p *compiled) bool { return r.set(p) && some(p) }
+	return &part
 }
 
 func denied(reason string, values ...any) wire.Decision {
@@ -331,7 +347,7 @@ func rules() []*rule {
 		})
 	}
 	all = append(all, &rule{
-		name: RuleAllowedHours, waits: true, set: func(p *compiled) bool { return len(p.AllowedHours) > 0 }, live: always,
+		name: RuleAllowedHours, waits: true, forGood: func(p *compiled) bool { return p.hours == nil }, set: func(p *compiled) bool { return len(p.AllowedHours) > 0 }, live: always,
 		// Hours that cannot be read any more contain nothing.
 		refuses: func(p *compiled, f *facts) bool { return p.hours == nil || !p.hours.contain(f.faceIn(p.hours.zone)) },
 		// The zone first: in this order the clock of each is looked at once.
@@ -361,13 +377,17 @@ func rules() []*rule {
 			// Mostly there is less in all than the limit, and nothing to measure.
 			refuses: func(p *compiled, f *facts) bool {
 				n := limit(&p.Policy)
-				return len(times(f.History)) >= n && f.rate(i).count >= n
+				return len(times(f.History)) >= n && len(f.rate(i)) >= n
 			},
-			until: func(p *compiled, f *facts) time.Time { return f.rate(i).retryAt(limit(&p.Policy)) },
+			// When one more fits under the limit.
+			until: func(p *compiled, f *facts) time.Time {
+				counted := f.rate(i)
+				return counted[len(counted)-limit(&p.Policy)].Add(Window)
+			},
 			refusal: func(p *compiled, _ *facts) wire.Decision {
 				return wire.Decision{
 					Code:   wire.CodeRateLimited,
-					Reason: fmt.Sprintf("%d operations %s in the last hour are the limit", limit(&p.Policy), whose),
+					Reason: strconv.Itoa(limit(&p.Policy)) + " operations " + whose + " in the last hour are the limit",
 				}
 			},
 			value: func(p *compiled) any { return limit(&p.Policy) },
@@ -375,7 +395,7 @@ func rules() []*rule {
 				if f.History == nil {
 					return "admitted before; not counted again"
 				}
-				return fmt.Sprintf("%d operations %s in the last hour", f.rate(i).count, whose)
+				return fmt.Sprintf("%d operations %s in the last hour", len(f.rate(i)), whose)
 			},
 		})
 	}

@@ -28,6 +28,11 @@ type Connection struct {
 	RootRotated, RootDue time.Time
 	// Revocations is how many logins on it could not be ended yet.
 	Revocations int
+	// Strangers is how many logins with the mount's id, which it has not made, have
+	// come up; Stranger is one of the latest, seen at StrangerSeen.
+	Strangers    int
+	Stranger     string
+	StrangerSeen time.Time
 }
 
 // StaticRole is one login whose credential is rotated.
@@ -68,6 +73,7 @@ func mountChecks() []Check {
 		{"root_rotation_overdue", wire.RiskHigh, "the engine's own password should have been rotated", "see Vault's log for why it was not", 0},
 		{"static_role_overdue", wire.RiskHigh, "a static role's credential should have been rotated", "vault write -f dbops/rotate-role/<name> tells why it was not", 0},
 		{"revocations_waiting", wire.RiskMedium, "logins are left that could not be ended", "see revocations/ for why; they are tried again until they are gone", 0},
+		{"mount_id_shared", wire.RiskHigh, "logins with this mount's id appear that it has not made: another Vault runs on a copy of its storage, or the server was restored from a backup", "cut the copy off from the databases, see README, after a restore", 0},
 		{"agent_silent", wire.RiskMedium, "a registered agent is not heard", "see that it runs, or delete agents/<name>", 0},
 	}
 }
@@ -132,6 +138,9 @@ func (m Mount) Connection(c Connection) []wire.Finding {
 	}
 	if c.Revocations > 0 {
 		r.add("revocations_waiting", "logins that wait: %d", c.Revocations)
+	}
+	if c.Strangers > 0 {
+		r.add("mount_id_shared", "logins: %d, the last of them %s at %s", c.Strangers, c.Stranger, c.StrangerSeen.UTC().Format(time.RFC3339))
 	}
 	return r.findings
 }

@@ -300,6 +300,7 @@ func TestMount_Findings(t *testing.T) {
 		"role overdue":         {func(m *Mount) { m.StaticRoles[0].Due = noon.Add(-time.Hour) }, []string{"static_role_overdue"}},
 		"role due":             {func(m *Mount) { m.StaticRoles[0].Due = noon.Add(-time.Minute) }, nil},
 		"revocations":          {func(m *Mount) { m.Connections[0].Revocations = 2 }, []string{"revocations_waiting"}},
+		"a copy of this Vault": {func(m *Mount) { m.Connections[0].Strangers = 3 }, []string{"mount_id_shared"}},
 		"agent lost":           {func(m *Mount) { m.Agents[0].Heard = noon.Add(-time.Hour) }, []string{"agent_silent", "not_checked"}},
 		"agent never heard":    {func(m *Mount) { m.Agents[0].Heard = time.Time{} }, []string{"agent_silent", "not_checked"}},
 		"engine just started":  {func(m *Mount) { m.Agents[0].Heard, m.Agents[0].Listening = time.Time{}, noon }, []string{"not_checked", "not_checked"}},

@@ -54,14 +54,14 @@ func Run(t *testing.T, site Site) {
 	var steps []wire.Step
 	t.Run("phases", func(t *testing.T) {
 		site.Reset(t)
-		job, h := newJob(t, site), &host{}
+		job, h := newJob(t, site), &Host{}
 		report, err := site.Engine.Run(context.Background(), job, h)
 		require.NoError(t, err)
 		site.Copied(t)
-		steps = h.begun
+		steps = h.Begun
 		requireOrdered(t, steps)
-		require.ElementsMatch(t, h.begun, h.ended)
-		require.Len(t, h.verified, len(report.Tables))
+		require.ElementsMatch(t, h.Begun, h.Ended)
+		require.Len(t, h.Tables, len(report.Tables))
 		for _, table := range report.Tables {
 			require.True(t, table.Match, table.Name)
 			require.Equal(t, table.SourceDigest, table.Digest, table.Name)
@@ -94,7 +94,7 @@ func Run(t *testing.T, site Site) {
 		at := slices.Index(job.Shape, 'q') // in "sequence", "unique" and many more
 		require.Positive(t, at)
 		job.Shape[at] = 'Q'
-		_, err := site.Engine.Run(context.Background(), job, &host{})
+		_, err := site.Engine.Run(context.Background(), job, &Host{})
 		require.Equal(t, wire.CodePlanChanged, code(t, err))
 		site.Untouched(t)
 	})
@@ -114,7 +114,7 @@ func refused(t *testing.T, site Site, step wire.Step) {
 	site.Reset(t)
 	refusal := &operation.Error{Step: step, Code: wire.CodeAuditUnavailable, Reason: "no audit device takes events"}
 	job := newJob(t, site)
-	_, err := site.Engine.Run(context.Background(), job, &host{begin: func(s wire.Step) error {
+	_, err := site.Engine.Run(context.Background(), job, &Host{AtBegin: func(s wire.Step) error {
 		if s == step {
 			return refusal
 		}
@@ -131,7 +131,7 @@ func cancelled(t *testing.T, site Site, step wire.Step, switched bool) {
 	defer cancel()
 	job := newJob(t, site)
 	var at time.Time
-	_, err := site.Engine.Run(ctx, job, &host{begin: func(s wire.Step) error {
+	_, err := site.Engine.Run(ctx, job, &Host{AtBegin: func(s wire.Step) error {
 		if s == step {
 			at = time.Now()
 			cancel()
@@ -154,7 +154,7 @@ func killed(t *testing.T, site Site, step wire.Step, switched bool) {
 	job := newJob(t, site)
 	var cut cutter
 	job.Source.Dial, job.Target.Dial = cut.wrap(job.Source.Dial), cut.wrap(job.Target.Dial)
-	_, err := site.Engine.Run(context.Background(), job, &host{begin: func(s wire.Step) error {
+	_, err := site.Engine.Run(context.Background(), job, &Host{AtBegin: func(s wire.Step) error {
 		if s == step {
 			cut.cut()
 		}
@@ -217,43 +217,6 @@ func requireOrdered(t *testing.T, steps []wire.Step) {
 	t.Helper()
 	all := wire.Steps()
 	require.True(t, slices.IsSortedFunc(steps, func(a, b wire.Step) int { return slices.Index(all, a) - slices.Index(all, b) }), steps)
-}
-
-// host records what it is told.
-type host struct {
-	begin func(wire.Step) error
-
-	mutex        sync.Mutex
-	begun, ended []wire.Step
-	verified     []operation.TableReport
-}
-
-var _ engine.Host = (*host)(nil)
-
-func (h *host) Begin(_ context.Context, step wire.Step, _ json.RawMessage) error {
-	h.mutex.Lock()
-	h.begun = append(h.begun, step)
-	h.mutex.Unlock()
-	if h.begin != nil {
-		return h.begin(step)
-	}
-	return nil
-}
-
-func (h *host) End(_ context.Context, step wire.Step, _, _ int64) error {
-	h.mutex.Lock()
-	defer h.mutex.Unlock()
-	h.ended = append(h.ended, step)
-	return nil
-}
-
-func (*host) Progress(wire.Progress) {}
-
-func (h *host) Verified(_ context.Context, t operation.TableReport) error {
-	h.mutex.Lock()
-	defer h.mutex.Unlock()
-	h.verified = append(h.verified, t)
-	return nil
 }
 
 // cutter closes every connection made through it, and makes no more.

@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/dbops-io/vault-plugin-secrets-dbops/agent/internal/engine/enginetest"
 	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
 	"github.com/dbops-io/vault-plugin-secrets-dbops/testenv"
 )
@@ -28,13 +29,13 @@ func TestRun_AllKinds(t *testing.T) {
 	loadAllKinds(t, p, "kinds")
 	e := newEngine(t)
 	job := p.job(t, e, "kinds", nil)
-	h := &host{}
+	h := &enginetest.Host{}
 	report, err := e.Run(context.Background(), job, h)
 	require.NoError(t, err)
 	p.requireSame(t, p.makeReference(t, "kinds", ""))
 	p.requireNoTraces(t)
 	require.NotEmpty(t, report.Tables)
-	require.Equal(t, []wire.Step{wire.StepSnapshot, wire.StepStage, wire.StepSchema, wire.StepCopy}, h.begun[:4])
-	require.ElementsMatch(t, h.begun, h.ended)
+	require.Equal(t, []wire.Step{wire.StepSnapshot, wire.StepStage, wire.StepSchema, wire.StepCopy}, h.Begun[:4])
+	require.ElementsMatch(t, h.Begun, h.Ended)
 	t.Log(report.DurationsMS)
 }

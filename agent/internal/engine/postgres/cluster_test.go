@@ -2,14 +2,12 @@ package postgres_test
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -93,45 +91,6 @@ func newEngine(t *testing.T) *postgres.Engine {
 		testenv.Image(t, testenv.PartTools))
 	require.NoError(t, os.WriteFile(filepath.Join(directory, "pg_dump"), []byte(script), 0o755))
 	return postgres.New(postgres.Options{ToolDirs: []string{directory}})
-}
-
-// host records what a run tells, and lets a test step in.
-type host struct {
-	mutex   sync.Mutex
-	begun   []wire.Step
-	ended   []wire.Step
-	tables  []operation.TableReport
-	atBegin func(wire.Step) error
-	atEnd   func(wire.Step) error
-}
-
-func (h *host) Begin(_ context.Context, step wire.Step, _ json.RawMessage) error {
-	h.mutex.Lock()
-	h.begun = append(h.begun, step)
-	h.mutex.Unlock()
-	if h.atBegin != nil {
-		return h.atBegin(step)
-	}
-	return nil
-}
-
-func (h *host) End(_ context.Context, step wire.Step, _, _ int64) error {
-	h.mutex.Lock()
-	h.ended = append(h.ended, step)
-	h.mutex.Unlock()
-	if h.atEnd != nil {
-		return h.atEnd(step)
-	}
-	return nil
-}
-
-func (h *host) Progress(wire.Progress) {}
-
-func (h *host) Verified(_ context.Context, t operation.TableReport) error {
-	h.mutex.Lock()
-	defer h.mutex.Unlock()
-	h.tables = append(h.tables, t)
-	return nil
 }
 
 // readEverySchema stands for pg_read_all_data on PostgreSQL 13, as README says.

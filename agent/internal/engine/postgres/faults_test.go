@@ -13,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/dbops-io/vault-plugin-secrets-dbops/agent/internal/engine/enginetest"
 	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
 	"github.com/dbops-io/vault-plugin-secrets-dbops/testenv"
 )
@@ -63,12 +64,12 @@ func TestRun_Faults(t *testing.T) {
 		{"additional function", wire.StepIndex, true, "CREATE FUNCTION f() RETURNS integer LANGUAGE sql AS 'SELECT 1'", wire.CodeCheckFailed, "public.f()"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			h := &host{}
+			h := &enginetest.Host{}
 			step := func(at bool) func(wire.Step) error {
 				return func(s wire.Step) error {
 					if s == c.step && at == c.end {
 						// Begun by whatever is checked first; the rows may still be coming.
-						testenv.Await(t, "the rows", 10*time.Second, func() error {
+						testenv.Await(t, "the rows", 30*time.Second, func() error {
 							if n := p.target.Value(staging(), "SELECT count(*)::text FROM people"); n != "1001" {
 								return errors.New(n + " rows")
 							}
@@ -79,7 +80,7 @@ func TestRun_Faults(t *testing.T) {
 					return nil
 				}
 			}
-			h.atBegin, h.atEnd = step(false), step(true)
+			h.AtBegin, h.AtEnd = step(false), step(true)
 			_, err := e.Run(ctx, p.job(t, e, "faulty", nil), h)
 			failed := operationError(t, err)
 			require.Equal(t, c.code, failed.Code, failed)
@@ -90,12 +91,12 @@ func TestRun_Faults(t *testing.T) {
 	}
 
 	t.Run("large object changed", func(t *testing.T) {
-		_, err := e.Run(ctx, p.job(t, e, "faulty", nil), &host{atBegin: func(s wire.Step) error {
+		_, err := e.Run(ctx, p.job(t, e, "faulty", nil), &enginetest.Host{AtBegin: func(s wire.Step) error {
 			if s == wire.StepIndex {
 				// Begun by the first table's indexes; wait until the object is there.
 				require.Eventually(t, func() bool {
 					return p.target.Value(staging(), "SELECT count(*)::text FROM pg_largeobject_metadata") == "1"
-				}, 10*time.Second, 50*time.Millisecond)
+				}, 30*time.Second, 50*time.Millisecond)
 				p.target.Exec(staging(), "SELECT lo_put(777, 0, 'y')")
 			}
 			return nil
@@ -109,7 +110,7 @@ func TestRun_Faults(t *testing.T) {
 		p.source.Exec("faulty", "CREATE FUNCTION key(text) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT $1'",
 			"CREATE UNIQUE INDEX people_key ON people (key(mail))",
 			"CREATE OR REPLACE FUNCTION key(text) RETURNS text LANGUAGE sql IMMUTABLE AS $$SELECT '"+planted+"'$$")
-		_, err := e.Run(ctx, p.job(t, e, "faulty", nil), &host{})
+		_, err := e.Run(ctx, p.job(t, e, "faulty", nil), &enginetest.Host{})
 		failed := operationError(t, err)
 		require.Equal(t, wire.CodeEngine, failed.Code)
 		require.Contains(t, failed.Reason, "people_key")
@@ -122,12 +123,12 @@ func TestRun_Faults(t *testing.T) {
 	t.Run("limits", func(t *testing.T) {
 		job := p.job(t, e, "faulty", nil)
 		job.MaxRows = 100
-		_, err := e.Run(ctx, job, &host{})
+		_, err := e.Run(ctx, job, &enginetest.Host{})
 		require.Equal(t, wire.CodeLimitExceeded, operationError(t, err).Code)
 		p.requireUntouched(t)
 		job = p.job(t, e, "faulty", nil)
 		job.MaxBytes = 1000
-		_, err = e.Run(ctx, job, &host{})
+		_, err = e.Run(ctx, job, &enginetest.Host{})
 		require.Equal(t, wire.CodeLimitExceeded, operationError(t, err).Code)
 		p.requireUntouched(t)
 	})
@@ -136,7 +137,7 @@ func TestRun_Faults(t *testing.T) {
 		for _, change := range []string{"ALTER TABLE people ADD COLUMN late integer", "CREATE TABLE late ()", "DROP TABLE late", "ALTER TABLE people ALTER COLUMN mail SET DEFAULT 'x'"} {
 			job := p.job(t, e, "faulty", nil)
 			p.source.Exec("faulty", change)
-			_, err := e.Run(ctx, job, &host{})
+			_, err := e.Run(ctx, job, &enginetest.Host{})
 			require.Equal(t, wire.CodePlanChanged, operationError(t, err).Code, change)
 			p.requireUntouched(t)
 		}
@@ -150,7 +151,7 @@ func TestRun_Faults(t *testing.T) {
 				end = &job.Target
 			}
 			end.Password = wire.NewSecret("not-the-password-" + planted)
-			_, err := e.Run(ctx, job, &host{})
+			_, err := e.Run(ctx, job, &enginetest.Host{})
 			require.Equal(t, wire.CodeLoginRefused, operationError(t, err).Code)
 			require.NotContains(t, shown(err), planted)
 			p.requireUntouched(t)
@@ -165,11 +166,11 @@ func TestRun_Faults(t *testing.T) {
 		dial := func(ctx context.Context) (net.Conn, error) { return new(net.Dialer).DialContext(ctx, "tcp", address) }
 		job := p.job(t, e, "faulty", nil)
 		job.Source.Dial = dial
-		_, err = e.Run(ctx, job, &host{})
+		_, err = e.Run(ctx, job, &enginetest.Host{})
 		require.Equal(t, wire.CodeSourceUnavailable, operationError(t, err).Code)
 		job = p.job(t, e, "faulty", nil)
 		job.Target.Dial = dial
-		_, err = e.Run(ctx, job, &host{})
+		_, err = e.Run(ctx, job, &enginetest.Host{})
 		require.Equal(t, wire.CodeTargetUnavailable, operationError(t, err).Code)
 		p.requireUntouched(t)
 		_, err = e.Inspect(ctx, wire.Source, job.Target)
@@ -178,7 +179,7 @@ func TestRun_Faults(t *testing.T) {
 
 	t.Run("rows hidden by row security", func(t *testing.T) {
 		p.source.Exec("faulty", "ALTER TABLE people ENABLE ROW LEVEL SECURITY", "ALTER ROLE dbops_read NOBYPASSRLS")
-		_, err := e.Run(ctx, p.job(t, e, "faulty", nil), &host{})
+		_, err := e.Run(ctx, p.job(t, e, "faulty", nil), &enginetest.Host{})
 		failed := operationError(t, err)
 		require.Equal(t, wire.CodePrivilege, failed.Code)
 		require.Contains(t, failed.Hint, "BYPASSRLS")
@@ -192,7 +193,7 @@ func TestRun_Faults(t *testing.T) {
 			everything = "SELECT ON people"
 		}
 		p.source.Exec("faulty", "REVOKE "+everything+" FROM dbops_read")
-		_, err := e.Run(ctx, job, &host{})
+		_, err := e.Run(ctx, job, &enginetest.Host{})
 		require.Equal(t, wire.CodePrivilege, operationError(t, err).Code)
 		p.source.Exec("faulty", "GRANT "+everything+" TO dbops_read")
 		p.requireUntouched(t)
@@ -200,10 +201,10 @@ func TestRun_Faults(t *testing.T) {
 
 	t.Run("no right to create or replace", func(t *testing.T) {
 		p.target.Exec("postgres", "ALTER ROLE dbops_owner NOCREATEDB")
-		_, err := e.Run(ctx, p.job(t, e, "faulty", nil), &host{})
+		_, err := e.Run(ctx, p.job(t, e, "faulty", nil), &enginetest.Host{})
 		require.Equal(t, wire.CodePrivilege, operationError(t, err).Code)
 		p.target.Exec("postgres", "ALTER ROLE dbops_owner CREATEDB", "ALTER DATABASE shop OWNER TO postgres")
-		_, err = e.Run(ctx, p.job(t, e, "faulty", nil), &host{})
+		_, err = e.Run(ctx, p.job(t, e, "faulty", nil), &enginetest.Host{})
 		require.Equal(t, wire.CodePrivilege, operationError(t, err).Code)
 		p.target.Exec("postgres", "ALTER DATABASE shop OWNER TO dbops_owner")
 		p.requireUntouched(t)
@@ -212,7 +213,7 @@ func TestRun_Faults(t *testing.T) {
 	t.Run("a superuser sits in the target", func(t *testing.T) {
 		conn := p.target.Connect("shop")
 		defer conn.Close(ctx)
-		_, err := e.Run(ctx, p.job(t, e, "faulty", nil), &host{})
+		_, err := e.Run(ctx, p.job(t, e, "faulty", nil), &enginetest.Host{})
 		failed := operationError(t, err)
 		require.Equal(t, wire.CodePrivilege, failed.Code)
 		require.Contains(t, failed.Hint, "pg_signal_backend")
@@ -223,7 +224,7 @@ func TestRun_Faults(t *testing.T) {
 	t.Run("the target dies while rows come in", func(t *testing.T) {
 		job := p.job(t, e, "faulty", nil)
 		var killed atomic.Bool
-		_, err := e.Run(ctx, job, &host{atBegin: func(s wire.Step) error {
+		_, err := e.Run(ctx, job, &enginetest.Host{AtBegin: func(s wire.Step) error {
 			if s == wire.StepCopy && !killed.Swap(true) {
 				p.target.Stop()
 			}
@@ -258,7 +259,7 @@ func TestRun_Faults(t *testing.T) {
 					_ = conn.Close()
 				}
 			}()
-			_, err := e.Run(ctx, p.job(t, e, "faulty", nil), &host{})
+			_, err := e.Run(ctx, p.job(t, e, "faulty", nil), &enginetest.Host{})
 			require.NoError(t, err)
 			require.Positive(t, ended.Load())
 			stop()

@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/dbops-io/vault-plugin-secrets-dbops/agent/internal/engine"
+	"github.com/dbops-io/vault-plugin-secrets-dbops/agent/internal/engine/enginetest"
 	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
 	"github.com/dbops-io/vault-plugin-secrets-dbops/testenv"
 )
@@ -47,7 +48,7 @@ END $$`))
 	}
 
 	reference := ""
-	_, err := e.Run(context.Background(), job, &host{atBegin: func(s wire.Step) error {
+	_, err := e.Run(context.Background(), job, &enginetest.Host{AtBegin: func(s wire.Step) error {
 		if s == wire.StepStage {
 			snapshot := p.source.Value("kinds", "SELECT pg_ls_dir('pg_snapshots')")
 			reference = p.makeReference(t, "kinds", snapshot)
@@ -75,7 +76,7 @@ func TestRun_OwnersAndGrants(t *testing.T) {
 	job := p.job(t, e, "kinds", map[string]string{wire.OptionOwner: "source", wire.OptionACL: "keep"})
 	job.Target = endpoint(p.target, "shop", p.target.User)
 	job.Target.Password = wire.NewSecret(p.target.Password)
-	_, err := e.Run(context.Background(), job, &host{})
+	_, err := e.Run(context.Background(), job, &enginetest.Host{})
 	require.NoError(t, err)
 	p.requireNoTraces(t)
 
@@ -123,18 +124,18 @@ func TestRun_TLS(t *testing.T) {
 	}
 	for _, mode := range []string{"require", "verify-ca", "verify-full"} {
 		secure(mode)
-		_, err := e.Run(context.Background(), job, &host{})
+		_, err := e.Run(context.Background(), job, &enginetest.Host{})
 		require.NoError(t, err, mode)
 	}
 	job.Target.Host = "other.example.test"
-	_, err := e.Run(context.Background(), job, &host{})
+	_, err := e.Run(context.Background(), job, &enginetest.Host{})
 	failed := operationError(t, err)
 	require.Equal(t, wire.CodeTargetUnavailable, failed.Code)
 	require.Contains(t, failed.Reason, "certificate")
 	job.Target.SSLMode, job.Target.RootCA = "verify-ca", job.Source.RootCA
-	_, err = e.Run(context.Background(), job, &host{})
+	_, err = e.Run(context.Background(), job, &enginetest.Host{})
 	require.Contains(t, operationError(t, err).Reason, "certificate")
 	job.Target.SSLMode = "disable"
-	_, err = e.Run(context.Background(), job, &host{})
+	_, err = e.Run(context.Background(), job, &enginetest.Host{})
 	require.Equal(t, wire.CodeLoginRefused, operationError(t, err).Code)
 }

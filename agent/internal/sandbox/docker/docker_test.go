@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/errdefs"
+	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/filters"
 	"github.com/docker/docker/api/types/image"
 	"github.com/docker/docker/client"
@@ -214,6 +216,26 @@ func TestPrepare_Refuses(t *testing.T) {
 	c = config(t)
 	c.Host = "unix://" + filepath.Join(c.RunDir, "none.sock")
 	require.ErrorContains(t, open(t, c).Prepare(t.Context()), "daemon cannot be reached")
+}
+
+// A start that died between making the image and removing what it was made of leaves
+// nothing to the next one.
+func TestPrepare_AfterOneThatDied(t *testing.T) {
+	t.Parallel()
+	c := config(t)
+	s := open(t, c)
+	require.NoError(t, s.Prepare(t.Context()))
+	left, err := s.docker.ContainerCreate(t.Context(), &container.Config{
+		Image: s.image.id, Labels: map[string]string{LabelAgent: c.AgentName, LabelInstance: s.instance},
+	}, nil, nil, nil, s.buildName())
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		err := s.docker.ContainerRemove(context.Background(), left.ID, removeAll)
+		require.True(t, err == nil || errdefs.IsNotFound(err), "%v", err)
+	})
+	require.NoError(t, open(t, c).Prepare(t.Context()))
+	_, err = s.docker.ContainerInspect(t.Context(), left.ID)
+	require.True(t, errdefs.IsNotFound(err), "%v", err)
 }
 
 // The image is made once for a binary and base, again for another binary, and

@@ -123,6 +123,8 @@ func (s *Sandbox) prepare(ctx context.Context) (*workerImage, error) {
 		}
 		s.log.Info("worker image made", "image", tag, "duration_ms", time.Since(began).Milliseconds())
 		made, err = s.docker.ImageInspect(ctx, tag)
+	} else if left := s.removeBuild(ctx, s.buildName()); left != nil {
+		s.log.Warn("what an earlier start made the worker image of is left", "error", left)
 	}
 	if err != nil {
 		return nil, failure("the worker image cannot be looked at", "", err)

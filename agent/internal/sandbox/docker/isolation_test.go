@@ -251,7 +251,7 @@ func neighbourContainer(t *testing.T, s *Sandbox, bridged, token string) string 
 	at := address(state.NetworkSettings.Networks[bridged].IPAddress, 4000)
 	require.Eventually(t, func() bool {
 		return probe.Try(t.Context(), probe.Check{Do: "tcp", Address: at})[0].Got == token
-	}, 10*time.Second, 20*time.Millisecond)
+	}, 30*time.Second, 20*time.Millisecond)
 	return at
 }
 
@@ -279,7 +279,7 @@ func fromBridge(t *testing.T, s *Sandbox, bridged, at string) string {
 		stderr.Reset()
 		_, err = stdcopy.StdCopy(&stdout, &stderr, logs)
 		return err == nil && stdout.Len()+stderr.Len() > 0
-	}, 5*time.Second, 50*time.Millisecond)
+	}, 30*time.Second, 50*time.Millisecond)
 	require.Empty(t, stderr.String())
 	return stdout.String()
 }

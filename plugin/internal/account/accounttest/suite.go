@@ -106,6 +106,12 @@ func Run(t *testing.T, open func(t *testing.T) Server) {
 		kept := func() []account.Login {
 			logins, err := driver.Logins(ctx, "suite-kept")
 			require.NoError(t, err)
+			one, found, err := driver.Find(ctx, "suite-kept")
+			require.NoError(t, err)
+			require.Equal(t, len(logins) > 0, found)
+			if found {
+				require.Equal(t, logins[0], one)
+			}
 			return logins
 		}
 		require.Len(t, kept(), 1)
@@ -116,6 +122,33 @@ func Run(t *testing.T, open func(t *testing.T) Server) {
 		require.WithinDuration(t, later, kept()[0].Expires, time.Second)
 		require.NoError(t, driver.End(ctx, account.EndRequest{Username: "suite-kept"}))
 		require.Empty(t, kept())
+	})
+
+	t.Run("a login is found by its whole name only", func(t *testing.T) {
+		const name, longer = "suite-find", "suite-find-me"
+		find := func(name string) bool {
+			t.Helper()
+			login, found, err := driver.Find(ctx, name)
+			require.NoError(t, err, "%q", name)
+			require.Equal(t, found, login.Name == name && login.CanLogin, "%q", name)
+			return found
+		}
+		require.False(t, find(name))
+		create(t, longer, "pw")
+		require.False(t, find(name), "the beginning of another name")
+		create(t, name, "pw")
+		require.True(t, find(name))
+		require.True(t, find(longer))
+		for _, other := range []string{
+			"", "suite-fin", "suite-find-", "Suite-Find", "SUITE-FIND", " suite-find", "suite-find ", "suite-find\t", "suite-find\x00", "suite-find\xff",
+			"suite-fin_", "suite-fin%", "%", "*", "suite-fin?", `"suite-find"`, `'suite-find'`, `suite-find' OR ''='`, `suite-find\`, "su\u0131te-find",
+			"suite-fi\u0301nd", "suite-find" + strings.Repeat(" ", 200), longer + strings.Repeat("x", 200),
+		} {
+			require.False(t, find(other), "%q", other)
+		}
+		require.NoError(t, driver.End(ctx, account.EndRequest{Username: name}))
+		require.False(t, find(name))
+		require.True(t, find(longer))
 	})
 
 	t.Run("ending what is gone is success", func(t *testing.T) {
@@ -231,6 +264,9 @@ func Run(t *testing.T, open func(t *testing.T) Server) {
 		require.Less(t, time.Since(began), 8*time.Second*race.Slowdown)
 		_, err = server.Unreachable.Identity(ctx, "")
 		require.True(t, account.Unreachable(err), "%v", err)
+		_, found, err := server.Unreachable.Find(ctx, "suite-dead")
+		require.True(t, account.Unreachable(err), "%v", err)
+		require.False(t, found)
 	})
 
 	t.Run("identity", func(t *testing.T) {

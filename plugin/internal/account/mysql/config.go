@@ -4,7 +4,6 @@ package mysql
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"database/sql/driver"
 	"encoding/pem"
 	"strings"
@@ -17,19 +16,8 @@ import (
 	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
 )
 
-// Timeouts of every call. They are generous for a healthy server; what is dead
-// is found out by them.
-const (
-	connectTimeout   = 5 * time.Second
-	statementTimeout = 10 * time.Second
-	identityTimeout  = 2 * time.Second
-)
-
 // idleTime is how long a session nobody uses is kept.
 const idleTime = 30 * time.Second
-
-// defaultSessions is how many sessions a driver opens at most.
-const defaultSessions = 4
 
 // DefaultHost is the host part of accounts that stands for every host.
 const DefaultHost = "%"
@@ -94,7 +82,7 @@ func (c Config) clientConfig() (*client.Config, dialect.MySQLMode, error) {
 	// all could not begin another.
 	config.MultiStatements = false
 	config.InterpolateParams = false
-	config.Timeout = connectTimeout
+	config.Timeout = account.ConnectTimeout
 	config.Logger = &client.NopLogger{}
 	if mode, err = setSession(config); err != nil {
 		return nil, mode, err
@@ -159,9 +147,9 @@ func (c Config) configureTLS(config *client.Config) error {
 	}
 	settings := &tls.Config{ServerName: c.ServerName, InsecureSkipVerify: c.SkipVerify, MinVersion: tls.VersionTLS12} //nolint:gosec // the operator's tls_skip_verify
 	if c.CA != "" {
-		settings.RootCAs = x509.NewCertPool()
-		if !settings.RootCAs.AppendCertsFromPEM([]byte(c.CA)) {
-			return &account.FieldError{Field: "tls_ca", Reason: "holds no PEM certificate"}
+		var err error
+		if settings.RootCAs, err = account.Authorities("tls_ca", c.CA); err != nil {
+			return err
 		}
 	}
 	if !c.CertificateKey.Empty() {
@@ -200,7 +188,7 @@ var _ driver.Connector = boundedConnector{}
 
 // Connect logs in.
 func (b boundedConnector) Connect(ctx context.Context) (driver.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	ctx, cancel := context.WithTimeout(ctx, account.ConnectTimeout)
 	defer cancel()
 	return b.Connector.Connect(ctx)
 }

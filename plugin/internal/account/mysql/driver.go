@@ -6,7 +6,6 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -47,10 +46,7 @@ func New(config Config) (*Driver, error) {
 		return nil, &account.FieldError{Field: "connection_url", Reason: "cannot be used"}
 	}
 	pool := sql.OpenDB(boundedConnector{connector})
-	sessions := defaultSessions
-	if config.MaxSessions > 0 {
-		sessions = min(config.MaxSessions, 1000)
-	}
+	sessions := account.Sessions(config.MaxSessions)
 	pool.SetMaxOpenConns(sessions)
 	pool.SetMaxIdleConns(sessions)
 	if config.NoIdle {
@@ -93,7 +89,7 @@ func (d *Driver) with(ctx context.Context, op string, timeout time.Duration, f f
 }
 
 func (d *Driver) once(ctx context.Context, op string, f func(context.Context, *session) error) (err error) {
-	acquire, cancel := context.WithTimeout(ctx, connectTimeout)
+	acquire, cancel := context.WithTimeout(ctx, account.ConnectTimeout)
 	defer cancel()
 	conn, err := d.pool.Conn(acquire)
 	if err != nil {
@@ -116,56 +112,55 @@ func (s *session) release() {
 // exec runs one statement. What a server gives to one of two that change grants at
 // once is tried again: nothing of the statement has happened.
 func (s *session) exec(ctx context.Context, statement string) error {
-	const attempts = 6
-	for attempt := 1; ; attempt++ {
+	err := account.Retry(ctx, 6, retryable, func() error {
 		_, err := s.conn.ExecContext(ctx, statement)
-		if number(err) == errLoginDenied {
-			// Within a session the server means a privilege by it.
-			err = &client.MySQLError{Number: errPrivilege, SQLState: [5]byte{'4', '2', '0', '0', '0'}}
-		}
-		if n := number(err); attempt == attempts || n != errDeadlock && n != errLockTimeout {
+		return err
+	})
+	if number(err) == errLoginDenied {
+		// Within a session the server means a privilege by it.
+		err = &client.MySQLError{Number: errPrivilege, SQLState: [5]byte{'4', '2', '0', '0', '0'}}
+	}
+	return err
+}
+
+func retryable(err error) bool {
+	n := number(err)
+	return n == errDeadlock || n == errLockTimeout
+}
+
+// rows runs a query and has each of its rows read.
+func (s *session) rows(ctx context.Context, query string, read func(row *sql.Rows) error) (err error) {
+	rows, err := s.conn.QueryContext(ctx, query)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, rows.Close()) }()
+	for rows.Next() {
+		if err := read(rows); err != nil {
 			return err
-		}
-		pause := time.Duration(5<<attempt) * time.Millisecond
-		timer := time.NewTimer(pause/2 + rand.N(pause)) //nolint:gosec // spreads attempts, protects nothing
-		select {
-		case <-ctx.Done():
-			timer.Stop()
-			return err
-		case <-timer.C:
 		}
 	}
+	return rows.Err()
 }
 
 // column runs a query of one column and returns its rows.
 func (s *session) column(ctx context.Context, query string) (values []string, err error) {
-	rows, err := s.conn.QueryContext(ctx, query)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, rows.Close()) }()
-	for rows.Next() {
+	err = s.rows(ctx, query, func(row *sql.Rows) error {
 		var value string
-		if err := rows.Scan(&value); err != nil {
-			return nil, err
-		}
+		err := row.Scan(&value)
 		values = append(values, value)
-	}
-	return values, rows.Err()
+		return err
+	})
+	return values, err
 }
 
 // literal quotes for the session.
 func (s *session) literal(op, text string) (string, error) {
 	quoted, err := dialect.MySQLLiteral(text, s.mode)
 	if err != nil {
-		return "", renderError(op, err)
+		return "", account.Unrendered(op, err)
 	}
 	return quoted, nil
-}
-
-// renderError is a statement that cannot take its values.
-func renderError(op string, err error) error {
-	return &account.Error{Op: op, Code: wire.CodeInvalid, Reason: err.Error()}
 }
 
 // render makes single statements of a role's statements.
@@ -174,7 +169,7 @@ func (d *Driver) render(op string, statements []string, values map[string]dialec
 	for _, statement := range statements {
 		parts, err := dialect.RenderMySQL(statement, values, d.mode)
 		if err != nil {
-			return nil, renderError(op, err)
+			return nil, account.Unrendered(op, err)
 		}
 		rendered = append(rendered, parts...)
 	}
@@ -227,17 +222,22 @@ func (a accounts) missing() bool { return len(a.hosts) == 0 }
 
 // accountsOf asks for the accounts of a user.
 func (d *Driver) accountsOf(ctx context.Context, s *session, op, username string) (accounts, error) {
-	name, err := s.literal(op, username)
-	if err != nil {
-		return accounts{}, err
-	}
-	// Roles have no host. The comparison is exact: names are case sensitive, and
-	// white space at the end counts.
-	hosts, err := s.column(ctx, "SELECT Host FROM mysql.user WHERE Host <> '' AND User = "+name+" AND HEX(User) = HEX("+name+") ORDER BY Host")
+	hosts, err := s.hostsOf(ctx, op, username)
 	if n := number(err); n == errTableDenied || n == errDatabaseDenied {
 		return accounts{hosts: []string{d.config.Host}, guessed: true}, nil
 	}
 	return accounts{hosts: hosts}, err
+}
+
+// hostsOf asks for the host parts of a user.
+func (s *session) hostsOf(ctx context.Context, op, username string) ([]string, error) {
+	name, err := s.literal(op, username)
+	if err != nil {
+		return nil, err
+	}
+	// Roles have no host. The comparison is exact: names are case sensitive, and
+	// white space at the end counts.
+	return s.column(ctx, "SELECT Host FROM mysql.user WHERE Host <> '' AND User = "+name+" AND HEX(User) = HEX("+name+") ORDER BY Host")
 }
 
 // list writes accounts for a statement.
@@ -262,13 +262,10 @@ func (a accounts) list(s *session, op, username, suffix string) (string, error) 
 
 // Verify logs in and asks nothing.
 func (d *Driver) Verify(ctx context.Context) error {
-	return d.with(ctx, "verify", connectTimeout, func(ctx context.Context, s *session) error {
+	return d.with(ctx, "verify", account.ConnectTimeout, func(ctx context.Context, s *session) error {
 		return s.conn.PingContext(ctx)
 	})
 }
-
-// timestamp is how {{expiration}} is written.
-func timestamp(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05-0700") }
 
 // Create runs the creation statements one by one. The server cannot undo them, so
 // after a failure the user is dropped again; if not even that works, the error
@@ -285,12 +282,12 @@ func (d *Driver) Create(ctx context.Context, req account.CreateRequest) error {
 	values["password"] = dialect.Value{Text: req.Password.Reveal()}
 	values["public_key"] = dialect.Value{Text: string(req.PublicKey)}
 	values["common_name"] = dialect.Value{Text: req.CommonName}
-	values["expiration"] = dialect.Value{Text: timestamp(req.Expiration)}
+	values["expiration"] = dialect.Value{Text: account.Timestamp(req.Expiration)}
 	statements, err := d.render(op, req.Statements, values)
 	if err != nil {
 		return err
 	}
-	return d.with(ctx, op, statementTimeout, func(ctx context.Context, s *session) error {
+	return d.with(ctx, op, account.StatementTimeout, func(ctx context.Context, s *session) error {
 		found, err := d.accountsOf(ctx, s, op, req.Username)
 		if err != nil {
 			return unsent(op, err)
@@ -372,12 +369,12 @@ func (d *Driver) limitSessions(ctx context.Context, s *session, op, username str
 func (d *Driver) Renew(ctx context.Context, req account.RenewRequest) error {
 	const op = "renew"
 	values := d.values(req.Username)
-	values["expiration"] = dialect.Value{Text: timestamp(req.Expiration)}
+	values["expiration"] = dialect.Value{Text: account.Timestamp(req.Expiration)}
 	statements, err := d.render(op, req.Statements, values)
 	if err != nil {
 		return err
 	}
-	return d.with(ctx, op, statementTimeout, func(ctx context.Context, s *session) error {
+	return d.with(ctx, op, account.StatementTimeout, func(ctx context.Context, s *session) error {
 		found, err := d.accountsOf(ctx, s, op, req.Username)
 		if err != nil {
 			return err
@@ -401,7 +398,7 @@ func missing(op string) error {
 func (d *Driver) Logins(ctx context.Context, prefix string) ([]account.Login, error) {
 	const op = "list"
 	var names []string
-	err := d.with(ctx, op, statementTimeout, func(ctx context.Context, s *session) error {
+	err := d.with(ctx, op, account.StatementTimeout, func(ctx context.Context, s *session) error {
 		quoted, err := s.literal(op, prefix)
 		if err != nil {
 			return err
@@ -410,6 +407,23 @@ func (d *Driver) Logins(ctx context.Context, prefix string) ([]account.Login, er
 		return err
 	})
 	return account.Named(names), err
+}
+
+// Find looks for a user as [Driver.Logins] does.
+func (d *Driver) Find(ctx context.Context, name string) (account.Login, bool, error) {
+	const op = "find"
+	if _, err := dialect.MySQLLiteral(name, d.mode); err != nil || checkName(op, name) != nil {
+		return account.Login{}, false, nil //nolint:nilerr // no user has such a name
+	}
+	var found accounts
+	err := d.with(ctx, op, account.StatementTimeout, func(ctx context.Context, s *session) (err error) {
+		found.hosts, err = s.hostsOf(ctx, op, name)
+		return err
+	})
+	if err != nil || found.missing() {
+		return account.Login{}, false, err
+	}
+	return account.Login{Name: name, CanLogin: true}, true, nil
 }
 
 // Keeps is false: users know no time from which they are not let in.
@@ -423,7 +437,7 @@ func (d *Driver) Identity(ctx context.Context, database string) (wire.ServerIden
 		database = d.parsed.DBName
 	}
 	identity := wire.ServerIdentity{Engine: wire.EngineMySQL, Database: database}
-	err := d.with(ctx, op, identityTimeout, func(ctx context.Context, s *session) error {
+	err := d.with(ctx, op, account.IdentityTimeout, func(ctx context.Context, s *session) error {
 		variables, err := s.pairs(ctx, "SHOW GLOBAL VARIABLES WHERE Variable_name IN ('server_uuid', 'hostname', 'port', 'datadir', 'version')")
 		if err != nil {
 			return err
@@ -456,19 +470,13 @@ func (d *Driver) Identity(ctx context.Context, database string) (wire.ServerIden
 
 // pairs runs a query of two columns, a key and its value.
 func (s *session) pairs(ctx context.Context, query string) (values map[string]string, err error) {
-	rows, err := s.conn.QueryContext(ctx, query)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, rows.Close()) }()
 	values = make(map[string]string)
-	for rows.Next() {
+	err = s.rows(ctx, query, func(row *sql.Rows) error {
 		var key string
 		var value sql.NullString
-		if err := rows.Scan(&key, &value); err != nil {
-			return nil, err
-		}
+		err := row.Scan(&key, &value)
 		values[key] = value.String
-	}
-	return values, rows.Err()
+		return err
+	})
+	return values, err
 }

@@ -3,7 +3,7 @@ package mysql
 import (
 	"context"
 	"database/sql"
-	"net"
+	"slices"
 	"testing"
 	"time"
 
@@ -22,15 +22,6 @@ const createLogin = `CREATE USER '{{name}}'@'%' IDENTIFIED BY '{{password}}'; GR
 func rootUser(m *testenv.MariaDBServer) {
 	m.Exec("", `CREATE USER 'dbops_root'@'%' IDENTIFIED BY 'root-password';
 GRANT CREATE USER, PROCESS, `+m.ConnectionAdmin()+`, SELECT ON *.* TO 'dbops_root'@'%' WITH GRANT OPTION`)
-}
-
-// blackHole takes connections and never answers.
-func blackHole(t *testing.T) string {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, listener.Close()) })
-	return listener.Addr().String()
 }
 
 func open(t *testing.T, config Config) *Driver {
@@ -72,12 +63,7 @@ func login(ctx context.Context, m *testenv.MariaDBServer, username, password str
 }
 
 func exists(m *testenv.MariaDBServer, username string) bool {
-	for _, name := range users(m) {
-		if name == username {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(users(m), username)
 }
 
 // users lists names in hexadecimal form, which the client's output cannot mangle.
@@ -103,7 +89,7 @@ func TestDriver_Conformance(t *testing.T) {
 				config := rootConfig(m)
 				config.URL += parameters
 				dead := config
-				dead.URL = "{{username}}:{{password}}@tcp(" + blackHole(t) + ")/"
+				dead.URL = "{{username}}:{{password}}@tcp(" + testenv.BlackHole(t).String() + ")/"
 				return accounttest.Server{
 					Driver:      account.Sanitize(open(t, config), config.Password),
 					Create:      []string{createLogin},

@@ -163,21 +163,15 @@ func accountList(ctx context.Context, s *session) ([]posture.MySQLAccount, error
 }
 
 func readAccounts(ctx context.Context, s *session, query string) (accounts []posture.MySQLAccount, err error) {
-	rows, err := s.conn.QueryContext(ctx, query)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, rows.Close()) }()
-	for rows.Next() {
+	err = s.rows(ctx, query, func(row *sql.Rows) error {
 		var a posture.MySQLAccount
 		var tls, super, empty, locked sql.NullBool
-		if err := rows.Scan(&a.User, &a.Host, &a.Plugin, &tls, &super, &empty, &locked); err != nil {
-			return nil, err
-		}
+		err := row.Scan(&a.User, &a.Host, &a.Plugin, &tls, &super, &empty, &locked)
 		a.RequiresTLS, a.Super, a.Empty, a.Locked = tls.Bool, super.Bool, empty.Bool, locked.Bool
 		accounts = append(accounts, a)
-	}
-	return accounts, rows.Err()
+		return err
+	})
+	return accounts, err
 }
 
 // unlocked marks accounts that MariaDB keeps locked, where we may see that. One

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/dialect"
+	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/internal/account"
 	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
 	"github.com/dbops-io/vault-plugin-secrets-dbops/testenv"
 )
@@ -67,7 +68,7 @@ func FuzzRenderMySQL(f *testing.F) {
 			require.NoError(t, err)
 			require.Len(t, statements, 1)
 			var columns [5]string
-			err = target.driver.with(context.Background(), "test", statementTimeout, func(ctx context.Context, s *session) error {
+			err = target.driver.with(context.Background(), "test", account.StatementTimeout, func(ctx context.Context, s *session) error {
 				return s.conn.QueryRowContext(ctx, statements[0]).Scan(&columns[0], &columns[1], &columns[2], &columns[3], &columns[4])
 			})
 			require.NoError(t, err, statements[0])

@@ -28,7 +28,7 @@ func (d *Driver) Rotate(ctx context.Context, req account.RotateRequest) error {
 	if err != nil {
 		return err
 	}
-	return d.with(ctx, op, statementTimeout, func(ctx context.Context, s *session) error {
+	return d.with(ctx, op, account.StatementTimeout, func(ctx context.Context, s *session) error {
 		found, err := d.accountsOf(ctx, s, op, req.Username)
 		if err != nil {
 			return unsent(op, err)

@@ -17,25 +17,13 @@ import (
 	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
 )
 
-// Timeouts of every call. They are generous for a healthy server; what is dead
-// is found out by them.
+// Sessions are kept for the next login, for a new one costs more processor time
+// than the login itself. Whoever wants to rename their database has them ended by
+// [Driver.Leave].
 const (
-	connectTimeout   = 5 * time.Second
-	statementTimeout = 10 * time.Second
-	identityTimeout  = 2 * time.Second
+	idleTime   = time.Minute
+	idleChecks = 5 * time.Second
 )
-
-// Sessions are kept for a moment only. A clone renames databases, and PostgreSQL
-// refuses to rename one with sessions in it after having waited 5 s for them to
-// go; ours are gone after 1.5 s at most. Under load they are used again long
-// before that.
-const (
-	idleTime   = time.Second
-	idleChecks = 500 * time.Millisecond
-)
-
-// defaultSessions is how many sessions a driver opens at most.
-const defaultSessions = 4
 
 // PasswordAuthentication is in which form a new password goes to the server.
 type PasswordAuthentication string
@@ -80,7 +68,7 @@ func (c Config) poolConfig() (*pgxpool.Config, error) {
 		return nil, &account.FieldError{Field: "connection_url", Reason: "a setting in it has no valid value"}
 	}
 	conn := pool.ConnConfig
-	conn.ConnectTimeout = connectTimeout
+	conn.ConnectTimeout = account.ConnectTimeout
 	// One round trip per query, and no prepared statements left in a pooler.
 	conn.DefaultQueryExecMode = pgx.QueryExecModeExec
 	if conn.User == "" {
@@ -102,10 +90,7 @@ func (c Config) poolConfig() (*pgxpool.Config, error) {
 	}
 
 	pool.MinConns, pool.MinIdleConns = 0, 0
-	pool.MaxConns = defaultSessions
-	if c.MaxSessions > 0 {
-		pool.MaxConns = int32(min(c.MaxSessions, 1000))
-	}
+	pool.MaxConns = int32(account.Sessions(c.MaxSessions))
 	pool.MaxConnIdleTime, pool.HealthCheckPeriod = idleTime, idleChecks
 	if c.MaxLifetime > 0 {
 		pool.MaxConnLifetime = c.MaxLifetime
@@ -127,21 +112,14 @@ func (c Config) configureTLS(conn *pgconn.Config) error {
 	}
 	var roots *x509.CertPool
 	if c.CA != "" {
-		roots = x509.NewCertPool()
-		if !roots.AppendCertsFromPEM([]byte(c.CA)) {
-			return &account.FieldError{Field: "tls_ca", Reason: "holds no PEM certificate"}
+		var err error
+		if roots, err = account.Authorities("tls_ca", c.CA); err != nil {
+			return err
 		}
 	}
-	var certificates []tls.Certificate
-	if c.Certificate != "" || !c.PrivateKey.Empty() {
-		if c.Certificate == "" || c.PrivateKey.Empty() {
-			return &account.FieldError{Field: "tls_certificate", Reason: "tls_certificate and private_key are needed together"}
-		}
-		pair, err := tls.X509KeyPair([]byte(c.Certificate), []byte(c.PrivateKey.Reveal()))
-		if err != nil {
-			return &account.FieldError{Field: "tls_certificate", Reason: "tls_certificate and private_key are not a PEM key pair"}
-		}
-		certificates = []tls.Certificate{pair}
+	certificates, err := account.ClientCertificates(c.Certificate, c.PrivateKey)
+	if err != nil {
+		return err
 	}
 	configs := []*tls.Config{conn.TLSConfig}
 	for _, fallback := range conn.Fallbacks {

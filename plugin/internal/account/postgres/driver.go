@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"strings"
 	"time"
 
@@ -19,13 +18,16 @@ import (
 )
 
 // Driver manages logins on one PostgreSQL server. Sessions are opened when they
-// are needed and closed soon after.
+// are needed and kept for a minute.
 type Driver struct {
 	config Config
 	pool   *pgxpool.Pool
 }
 
-var _ account.Driver = (*Driver)(nil)
+var (
+	_ account.Driver = (*Driver)(nil)
+	_ account.Leaver = (*Driver)(nil)
+)
 
 // New checks the configuration and makes a driver; it does not connect. A wrong
 // configuration is a [account.FieldError].
@@ -49,6 +51,9 @@ func (d *Driver) Type() wire.EngineType { return wire.EnginePostgres }
 // timeouts of a call.
 func (d *Driver) Close() { d.pool.Close() }
 
+// Leave ends the idle sessions at once, those in use when they are not any more.
+func (d *Driver) Leave() { d.pool.Reset() }
+
 // with runs f on a session. A pooled session that turns out dead before anything
 // was sent is replaced once.
 func (d *Driver) with(ctx context.Context, op string, timeout time.Duration, f func(context.Context, *pgx.Conn) error) error {
@@ -67,7 +72,7 @@ func (d *Driver) with(ctx context.Context, op string, timeout time.Duration, f f
 }
 
 func (d *Driver) once(ctx context.Context, op string, f func(context.Context, *pgx.Conn) error) error {
-	acquire, cancel := context.WithTimeout(ctx, connectTimeout)
+	acquire, cancel := context.WithTimeout(ctx, account.ConnectTimeout)
 	defer cancel()
 	session, err := d.pool.Acquire(acquire)
 	if err != nil {
@@ -79,7 +84,7 @@ func (d *Driver) once(ctx context.Context, op string, f func(context.Context, *p
 
 // Verify logs in and asks nothing.
 func (d *Driver) Verify(ctx context.Context) error {
-	return d.with(ctx, "verify", connectTimeout, func(ctx context.Context, conn *pgx.Conn) error {
+	return d.with(ctx, "verify", account.ConnectTimeout, func(ctx context.Context, conn *pgx.Conn) error {
 		return conn.Ping(ctx)
 	})
 }
@@ -97,29 +102,14 @@ func (s *script) add(statement string) {
 // limit makes the server give up by itself, so that a call that timed out here
 // does not take effect much later.
 func (s *script) limit() {
-	s.add(fmt.Sprintf("SET LOCAL statement_timeout = %d", statementTimeout.Milliseconds()))
+	s.add(fmt.Sprintf("SET LOCAL statement_timeout = %d", account.StatementTimeout.Milliseconds()))
 }
 
 // exec runs a script. Errors that PostgreSQL gives to one of two that touch the
 // same catalog row at once are retried: the script is one transaction, so
 // nothing of it has happened.
 func exec(ctx context.Context, conn *pgx.Conn, text string) error {
-	const attempts = 8
-	for attempt := 1; ; attempt++ {
-		err := conn.PgConn().Exec(ctx, text).Close()
-		if err == nil || attempt == attempts || !retryable(err) {
-			return err
-		}
-		pause := time.Duration(5<<attempt) * time.Millisecond
-		pause = pause/2 + rand.N(pause) //nolint:gosec // spreads attempts, protects nothing
-		timer := time.NewTimer(pause)
-		select {
-		case <-ctx.Done():
-			timer.Stop()
-			return err
-		case <-timer.C:
-		}
-	}
+	return account.Retry(ctx, 8, retryable, func() error { return conn.PgConn().Exec(ctx, text).Close() })
 }
 
 func retryable(err error) bool {
@@ -136,13 +126,11 @@ func retryable(err error) bool {
 	return false
 }
 
-// renderError is a statement that cannot take its values.
-func renderError(op string, err error) error {
-	return &account.Error{Op: op, Code: wire.CodeInvalid, Reason: err.Error()}
+// named are what every kind of statement may use.
+func named(username string) map[string]dialect.Value {
+	name := dialect.Value{Text: username, Kind: dialect.IdentifierValue}
+	return map[string]dialect.Value{"name": name, "username": name}
 }
-
-// timestamp is how {{expiration}} is written; sessions are set to UTC.
-func timestamp(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05-0700") }
 
 // Create renders and runs the creation statements in one transaction and one
 // round trip.
@@ -154,58 +142,39 @@ func (d *Driver) Create(ctx context.Context, req account.CreateRequest) error {
 	if err := account.CheckBinding(req, false); err != nil {
 		return err
 	}
-	if err := checkPassword(op, req.Password); err != nil {
+	// Before a session is taken: it costs a millisecond of processor time.
+	password, err := d.sent(op, req.Password, req.Iterations)
+	if err != nil {
 		return err
 	}
-	password := req.Password.Reveal()
-	if password != "" && d.config.PasswordAuthentication != Plain {
-		// Before a session is taken: it costs a millisecond of processor time.
-		verifier, err := scramVerifierOf(password, iterationsOf(req.Iterations))
-		if err != nil {
-			return &account.Error{Op: op, Code: wire.CodeInternal, Reason: "the password's verifier could not be computed"}
-		}
-		password = verifier
-	}
-	values := map[string]dialect.Value{
-		"name":        {Text: req.Username, Kind: dialect.IdentifierValue},
-		"username":    {Text: req.Username, Kind: dialect.IdentifierValue},
-		"password":    {Text: password}, // PostgreSQL lets nobody in by an empty one
-		"public_key":  {Text: string(req.PublicKey)},
-		"common_name": {Text: req.CommonName},
-		"expiration":  {Text: timestamp(req.Expiration)},
-	}
+	values := named(req.Username)
+	values["password"] = dialect.Value{Text: password} // PostgreSQL lets nobody in by an empty one
+	values["public_key"] = dialect.Value{Text: string(req.PublicKey)}
+	values["common_name"] = dialect.Value{Text: req.CommonName}
+	values["expiration"] = dialect.Value{Text: account.Timestamp(req.Expiration)}
 	text, err := renderScript(req.Statements, values)
 	if err != nil {
-		return renderError(op, err)
+		return account.Unrendered(op, err)
 	}
 	if req.ConnectionLimit > 0 {
 		ident, err := dialect.PostgresIdent(req.Username)
 		if err != nil {
-			return renderError(op, err)
+			return account.Unrendered(op, err)
 		}
 		text.add(fmt.Sprintf("ALTER ROLE %s CONNECTION LIMIT %d", ident, req.ConnectionLimit))
 	}
 	if req.Note != "" {
 		comment, err := noteStatement(req.Username, req.Note)
 		if err != nil {
-			return renderError(op, err)
+			return account.Unrendered(op, err)
 		}
 		text.add(comment)
 	}
 	// Statements may have set a role; the session is used again.
 	text.add("RESET ROLE")
-	return d.with(ctx, op, statementTimeout, func(ctx context.Context, conn *pgx.Conn) error {
+	return d.with(ctx, op, account.StatementTimeout, func(ctx context.Context, conn *pgx.Conn) error {
 		return exec(ctx, conn, text.b.String())
 	})
-}
-
-// checkPassword refuses a password that no client could send: a verifier can be
-// made of one, but a NUL byte ends it on the way.
-func checkPassword(op string, password wire.Secret) error {
-	if strings.Contains(password.Reveal(), "\x00") {
-		return &account.Error{Op: op, Code: wire.CodeInvalid, Reason: "the password holds a NUL byte"}
-	}
-	return nil
 }
 
 // renderScript renders statements into one script.
@@ -232,16 +201,14 @@ func (d *Driver) Renew(ctx context.Context, req account.RenewRequest) error {
 	if len(statements) == 0 {
 		statements = []string{DefaultRenewal}
 	}
-	text, err := renderScript(statements, map[string]dialect.Value{
-		"name":       {Text: req.Username, Kind: dialect.IdentifierValue},
-		"username":   {Text: req.Username, Kind: dialect.IdentifierValue},
-		"expiration": {Text: timestamp(req.Expiration)},
-	})
+	values := named(req.Username)
+	values["expiration"] = dialect.Value{Text: account.Timestamp(req.Expiration)}
+	text, err := renderScript(statements, values)
 	if err != nil {
-		return renderError(op, err)
+		return account.Unrendered(op, err)
 	}
 	text.add("RESET ROLE")
-	return d.with(ctx, op, statementTimeout, func(ctx context.Context, conn *pgx.Conn) error {
+	return d.with(ctx, op, account.StatementTimeout, func(ctx context.Context, conn *pgx.Conn) error {
 		return explainRefusal(ctx, conn, op, req.Username, exec(ctx, conn, text.b.String()))
 	})
 }
@@ -249,7 +216,7 @@ func (d *Driver) Renew(ctx context.Context, req account.RenewRequest) error {
 // Identity asks for the system identifier and the database's oid.
 func (d *Driver) Identity(ctx context.Context, database string) (wire.ServerIdentity, error) {
 	identity := wire.ServerIdentity{Engine: wire.EnginePostgres, Database: database}
-	err := d.with(ctx, "identify", identityTimeout, func(ctx context.Context, conn *pgx.Conn) error {
+	err := d.with(ctx, "identify", account.IdentityTimeout, func(ctx context.Context, conn *pgx.Conn) error {
 		row := conn.QueryRow(ctx, `
 SELECT s.system_identifier::text, w.name,
        coalesce((SELECT d.oid::text FROM pg_catalog.pg_database d WHERE d.datname = w.name), ''),

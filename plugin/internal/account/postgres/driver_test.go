@@ -3,8 +3,10 @@ package postgres
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -27,15 +29,6 @@ func rootRole(p *testenv.PostgresServer) {
 		`CREATE ROLE dbops_root LOGIN CREATEROLE PASSWORD 'root-password'`,
 		`GRANT dbops_owner TO dbops_root WITH ADMIN OPTION`,
 	)
-}
-
-// blackHole takes connections and never answers.
-func blackHole(t *testing.T) string {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, listener.Close()) })
-	return listener.Addr().String()
 }
 
 func open(t *testing.T, p *testenv.PostgresServer, config Config) *Driver {
@@ -66,7 +59,7 @@ func TestDriver_Conformance(t *testing.T) {
 				config := rootConfig(p)
 				config.PasswordAuthentication = authentication
 				dead := config
-				dead.URL = "postgresql://{{username}}:{{password}}@" + blackHole(t) + "/postgres"
+				dead.URL = "postgresql://{{username}}:{{password}}@" + testenv.BlackHole(t).String() + "/postgres"
 				return accounttest.Server{
 					Driver:      account.Sanitize(open(t, p, config), config.Password),
 					Create:      []string{createLogin},
@@ -106,6 +99,78 @@ func TestDriver_SCRAMVerifierIsWhatTheServerStores(t *testing.T) {
 	conn.User, conn.Password = "scram", "wrong"
 	_, err := pgx.ConnectConfig(t.Context(), conn)
 	require.Error(t, err)
+}
+
+// A login whose name is as long as names can be is not found by a longer one, of
+// which the server compares no more than that.
+func TestDriver_FindsNoLongerName(t *testing.T) {
+	t.Parallel()
+	p := testenv.Postgres(t, testenv.PostgresOptions{})
+	rootRole(p)
+	driver := open(t, p, rootConfig(p))
+	for _, name := range []string{strings.Repeat("n", 63), strings.Repeat("ä", 31)} {
+		require.NoError(t, driver.Create(t.Context(), account.CreateRequest{
+			Username: name, Password: wire.NewSecret("pw"), Expiration: time.Now().Add(time.Hour), Statements: []string{createLogin},
+		}))
+		_, found, err := driver.Find(t.Context(), name)
+		require.NoError(t, err)
+		require.True(t, found)
+		for _, longer := range []string{name + "n", name + "ä", name + strings.Repeat("n", 100)} {
+			_, found, err := driver.Find(t.Context(), longer)
+			require.NoError(t, err)
+			require.False(t, found, longer)
+		}
+	}
+	// One that can neither log in nor has a note is none.
+	_, found, err := driver.Find(t.Context(), "dbops_owner")
+	require.NoError(t, err)
+	require.False(t, found)
+}
+
+// One session makes login after login. When it is told to leave nobody is in the
+// way of a new name for the database, a superuser's session in use not longer than
+// it takes.
+func TestDriver_KeepsItsSessionUntilItLeaves(t *testing.T) {
+	t.Parallel()
+	p := testenv.Postgres(t, testenv.PostgresOptions{})
+	p.CreateDatabase("before")
+	driver := open(t, p, Config{URL: p.ConnectionURL("before"), Username: p.User, Password: wire.NewSecret(p.Password)})
+	ours := func() string {
+		return p.Value("postgres", `SELECT coalesce(string_agg(pid::text, ' '), '') FROM pg_stat_activity WHERE application_name = 'dbops'`)
+	}
+	create := func(name string, more ...string) error {
+		return driver.Create(t.Context(), account.CreateRequest{
+			Username: name, Password: wire.NewSecret("pw"), Expiration: time.Now().Add(time.Hour), Statements: append([]string{createLogin}, more...),
+		})
+	}
+	require.NoError(t, create("first"))
+	session := ours()
+	require.NotEmpty(t, session)
+	time.Sleep(2 * time.Second) // a pause between two requests
+	require.NoError(t, create("second"))
+	require.Equal(t, session, ours())
+
+	// The third waits in the middle until the test lets it go on.
+	holding := p.Connect("before")
+	_, err := holding.Exec(t.Context(), `SELECT pg_advisory_lock(1)`)
+	require.NoError(t, err)
+	done := make(chan error, 1)
+	go func() { done <- create("third", `SELECT pg_advisory_xact_lock(1)`) }()
+	testenv.Await(t, "the session to be in use", 30*time.Second, func() error {
+		var waiting int
+		err := holding.QueryRow(t.Context(), `SELECT count(*) FROM pg_stat_activity WHERE application_name = 'dbops' AND wait_event = 'advisory'`).Scan(&waiting)
+		if err == nil && waiting != 1 {
+			err = fmt.Errorf("%d sessions wait", waiting)
+		}
+		return err
+	})
+	driver.Leave()
+	require.NoError(t, holding.Close(t.Context()))
+	p.Exec("postgres", `ALTER DATABASE before RENAME TO after`)
+	require.NoError(t, <-done)
+	require.Empty(t, ours())
+	p.Exec("postgres", `ALTER DATABASE after RENAME TO before`)
+	require.NoError(t, create("fourth"))
 }
 
 // What a login owns anywhere on the server goes to the role it belongs to; grants
@@ -209,20 +274,6 @@ func TestDriver_ConcurrentGrantsOnOneTable(t *testing.T) {
 		failed = errors.Join(failed, <-errs)
 	}
 	require.NoError(t, failed)
-}
-
-// A clone renames the database we have worked in; PostgreSQL refuses that while
-// sessions are in it.
-func TestDriver_LeavesNoSessionBehind(t *testing.T) {
-	t.Parallel()
-	p := testenv.Postgres(t, testenv.PostgresOptions{})
-	p.CreateDatabase("shop")
-	driver := open(t, p, Config{URL: p.ConnectionURL("shop"), Username: p.User, Password: wire.NewSecret(p.Password)})
-	require.NoError(t, driver.Verify(t.Context()))
-	require.Eventually(t, func() bool {
-		return p.Value("postgres", `SELECT count(*) FROM pg_stat_activity WHERE datname = 'shop'`) == "0"
-	}, 3*time.Second, 50*time.Millisecond)
-	p.Exec("postgres", `ALTER DATABASE shop RENAME TO shop_old`)
 }
 
 // The inline CA is used whatever sslmode says, and with verify-full a wrong name

@@ -29,7 +29,7 @@ type login struct {
 // it in every database, and drops it. Custom statements stand for the last two.
 func (d *Driver) End(ctx context.Context, req account.EndRequest) error {
 	const op = "end"
-	return d.with(ctx, op, statementTimeout, func(ctx context.Context, conn *pgx.Conn) error {
+	return d.with(ctx, op, account.StatementTimeout, func(ctx context.Context, conn *pgx.Conn) error {
 		l, err := findLogin(ctx, conn, req.Username)
 		if err != nil || l == nil {
 			return err
@@ -66,10 +66,10 @@ func findLogin(ctx context.Context, conn *pgx.Conn, name string) (*login, error)
 	l := &login{name: name}
 	var err error
 	if l.ident, err = dialect.PostgresIdent(name); err != nil {
-		return nil, renderError("end", err)
+		return nil, account.Unrendered("end", err)
 	}
 	if l.literal, err = dialect.PostgresLiteral(name); err != nil {
-		return nil, renderError("end", err)
+		return nil, account.Unrendered("end", err)
 	}
 	err = conn.QueryRow(ctx, `
 WITH r AS (SELECT oid, rolconfig FROM pg_catalog.pg_roles WHERE rolname = $1),
@@ -149,7 +149,7 @@ func (d *Driver) shutOut(ctx context.Context, conn *pgx.Conn, l *login, dropped 
 func (l *login) release(text *script) error {
 	owner, err := dialect.PostgresIdent(l.owner)
 	if err != nil {
-		return renderError("end", err)
+		return account.Unrendered("end", err)
 	}
 	text.add("REASSIGN OWNED BY " + l.ident + " TO " + owner)
 	text.add("DROP OWNED BY " + l.ident)
@@ -160,7 +160,7 @@ func (l *login) release(text *script) error {
 func (d *Driver) releaseIn(ctx context.Context, database string, l *login) error {
 	config := d.pool.Config().ConnConfig
 	config.Database = database
-	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	ctx, cancel := context.WithTimeout(ctx, account.ConnectTimeout)
 	defer cancel()
 	conn, err := pgx.ConnectConfig(ctx, config)
 	if err != nil {
@@ -195,12 +195,9 @@ func (l *login) dropScript() (string, error) {
 
 // runCustomEnd runs the role's own revocation statements.
 func runCustomEnd(ctx context.Context, conn *pgx.Conn, l *login, statements []string) error {
-	text, err := renderScript(statements, map[string]dialect.Value{
-		"name":     {Text: l.name, Kind: dialect.IdentifierValue},
-		"username": {Text: l.name, Kind: dialect.IdentifierValue},
-	})
+	text, err := renderScript(statements, named(l.name))
 	if err != nil {
-		return renderError("end", err)
+		return account.Unrendered("end", err)
 	}
 	text.add("RESET ROLE")
 	if err := exec(ctx, conn, text.b.String()); err != nil {

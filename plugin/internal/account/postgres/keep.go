@@ -42,17 +42,38 @@ func noteStatement(username, note string) (string, error) {
 	return "COMMENT ON ROLE " + ident + " IS " + literal, nil
 }
 
-// Logins lists the roles whose names begin with prefix and that can log in or
-// have a comment.
-func (d *Driver) Logins(ctx context.Context, prefix string) ([]account.Login, error) {
-	var logins []account.Login
-	err := d.with(ctx, "list", statementTimeout, func(ctx context.Context, conn *pgx.Conn) error {
-		rows, err := conn.Query(ctx, `
+// loginColumns are what is asked of roles r that can log in or have a comment.
+const loginColumns = `
 SELECT r.rolname, r.rolcanlogin, CASE WHEN pg_catalog.isfinite(r.rolvaliduntil) THEN r.rolvaliduntil END, coalesce(d.description, '')
   FROM pg_catalog.pg_roles r
   LEFT JOIN pg_catalog.pg_shdescription d ON d.objoid = r.oid AND d.classoid = 'pg_catalog.pg_authid'::pg_catalog.regclass
- WHERE pg_catalog.starts_with(r.rolname, $1) AND (r.rolcanlogin OR d.description IS NOT NULL)
- ORDER BY r.rolname`, prefix)
+ WHERE (r.rolcanlogin OR d.description IS NOT NULL) AND `
+
+// Logins lists the roles whose names begin with prefix and that can log in or
+// have a comment.
+func (d *Driver) Logins(ctx context.Context, prefix string) ([]account.Login, error) {
+	return d.logins(ctx, "list", loginColumns+`pg_catalog.starts_with(r.rolname, $1) ORDER BY r.rolname`, prefix)
+}
+
+// Find looks a role up by the index of their names.
+func (d *Driver) Find(ctx context.Context, name string) (account.Login, bool, error) {
+	if _, err := dialect.PostgresIdent(name); err != nil {
+		return account.Login{}, false, nil //nolint:nilerr // no role has such a name
+	}
+	found, err := d.logins(ctx, "find", loginColumns+`r.rolname = $1::pg_catalog.name`, name)
+	// The server cuts names off where they are too long, so a longer one would find
+	// the login whose name is its beginning.
+	if err != nil || len(found) == 0 || found[0].Name != name {
+		return account.Login{}, false, err
+	}
+	return found[0], true, nil
+}
+
+// logins runs a query of loginColumns.
+func (d *Driver) logins(ctx context.Context, op, query, name string) ([]account.Login, error) {
+	var logins []account.Login
+	err := d.with(ctx, op, account.StatementTimeout, func(ctx context.Context, conn *pgx.Conn) error {
+		rows, err := conn.Query(ctx, query, name)
 		if err != nil {
 			return err
 		}

@@ -26,7 +26,7 @@ func (d *Driver) Prepare(ctx context.Context, preparation account.Preparation) e
 	for _, statement := range preparation.Statements {
 		text.add(statement)
 	}
-	return d.with(ctx, op, statementTimeout, func(ctx context.Context, conn *pgx.Conn) error {
+	return d.with(ctx, op, account.StatementTimeout, func(ctx context.Context, conn *pgx.Conn) error {
 		err := exec(ctx, conn, text.b.String())
 		if sqlState(err) != stateInsufficientPrivilege {
 			return err

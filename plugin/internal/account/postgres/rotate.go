@@ -24,28 +24,19 @@ func (d *Driver) Rotate(ctx context.Context, req account.RotateRequest) error {
 		}
 		statements = []string{defaultRotation}
 	}
-	if err := checkPassword(op, req.Password); err != nil {
+	password, err := d.sent(op, req.Password, req.Iterations)
+	if err != nil {
 		return err
 	}
-	password := req.Password.Reveal()
-	if password != "" && d.config.PasswordAuthentication != Plain {
-		verifier, err := scramVerifierOf(password, iterationsOf(req.Iterations))
-		if err != nil {
-			return &account.Error{Op: op, Code: wire.CodeInternal, Reason: "the password's verifier could not be computed"}
-		}
-		password = verifier
-	}
-	text, err := renderScript(statements, map[string]dialect.Value{
-		"name":       {Text: req.Username, Kind: dialect.IdentifierValue},
-		"username":   {Text: req.Username, Kind: dialect.IdentifierValue},
-		"password":   {Text: password},
-		"public_key": {Text: string(req.PublicKey)},
-	})
+	values := named(req.Username)
+	values["password"] = dialect.Value{Text: password}
+	values["public_key"] = dialect.Value{Text: string(req.PublicKey)}
+	text, err := renderScript(statements, values)
 	if err != nil {
-		return renderError(op, err)
+		return account.Unrendered(op, err)
 	}
 	text.add("RESET ROLE")
-	return d.with(ctx, op, statementTimeout, func(ctx context.Context, conn *pgx.Conn) error {
+	return d.with(ctx, op, account.StatementTimeout, func(ctx context.Context, conn *pgx.Conn) error {
 		// Statements of a role need not fail when the login is missing.
 		if own {
 			if err := exists(ctx, conn, op, req.Username); err != nil {
@@ -73,7 +64,7 @@ func exists(ctx context.Context, conn *pgx.Conn, op, username string) error {
 // database has shown its password too.
 func (d *Driver) Login(ctx context.Context, username string, password wire.Secret) error {
 	const op = "login"
-	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	ctx, cancel := context.WithTimeout(ctx, account.ConnectTimeout)
 	defer cancel()
 	config := d.pool.Config().ConnConfig
 	config.User, config.Password = username, password.Reveal()

@@ -2,13 +2,10 @@ package postgres
 
 import (
 	"crypto/hmac"
-	"crypto/pbkdf2"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
 	"fmt"
-
-	"golang.org/x/text/secure/precis"
 )
 
 const (
@@ -25,7 +22,8 @@ func iterationsOf(asked int) int {
 }
 
 // scramVerifierOf computes what PostgreSQL stores for a password, in its own text
-// form, so that the password itself is never sent. iterations are 1 or more.
+// form, so that the password itself is never sent. The password is one of
+// [oneSpelling]: it is not normalised. iterations are 1 or more.
 func scramVerifierOf(password string, iterations int) (string, error) {
 	salt := make([]byte, scramSaltBytes)
 	if _, err := rand.Read(salt); err != nil {
@@ -35,11 +33,7 @@ func scramVerifierOf(password string, iterations int) (string, error) {
 }
 
 func scramVerifierWith(password string, salt []byte, iterations int) (string, error) {
-	// As the clients do: a password that cannot be normalised is used as it is.
-	if normalised, err := precis.OpaqueString.String(password); err == nil {
-		password = normalised
-	}
-	salted, err := pbkdf2.Key(sha256.New, password, salt, iterations, sha256.Size)
+	salted, err := stretch(password, salt, iterations)
 	if err != nil {
 		return "", fmt.Errorf("derive key: %w", err)
 	}

@@ -7,7 +7,6 @@ package redis
 
 import (
 	"crypto/tls"
-	"crypto/x509"
 	"net"
 	"strconv"
 	"strings"
@@ -20,20 +19,8 @@ import (
 	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
 )
 
-// Timeouts of every call. They are generous for a healthy server; what is dead
-// is found out by them.
-const (
-	connectTimeout   = 5 * time.Second
-	statementTimeout = 10 * time.Second // a save rewrites a file and syncs it
-	identityTimeout  = 2 * time.Second
-)
-
-const (
-	// defaultSessions is how many sessions a driver opens at most.
-	defaultSessions = 4
-	// idleTime is how long a session nobody needs is kept.
-	idleTime = 5 * time.Minute
-)
+// idleTime is how long a session nobody needs is kept.
+const idleTime = 5 * time.Minute
 
 // Config says how to reach a server.
 type Config struct {
@@ -72,10 +59,7 @@ func (c Config) options() (*redis.Options, error) {
 	if err != nil {
 		return nil, err
 	}
-	sessions := defaultSessions
-	if c.MaxSessions > 0 {
-		sessions = min(c.MaxSessions, 1000)
-	}
+	sessions := account.Sessions(c.MaxSessions)
 	return &redis.Options{
 		Addr:     net.JoinHostPort(c.Host, strconv.Itoa(c.Port)),
 		Username: c.Username, Password: c.Password.Reveal(), TLSConfig: secure,
@@ -83,7 +67,7 @@ func (c Config) options() (*redis.Options, error) {
 		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
 		// Whether a command is sent again is decided here, by what it does.
 		MaxRetries: -1, DialerRetries: 1,
-		DialTimeout: connectTimeout, ReadTimeout: statementTimeout, WriteTimeout: statementTimeout, PoolTimeout: connectTimeout,
+		DialTimeout: account.ConnectTimeout, ReadTimeout: account.StatementTimeout, WriteTimeout: account.StatementTimeout, PoolTimeout: account.ConnectTimeout,
 		ContextTimeoutEnabled: true,
 		PoolSize:              sessions, MaxActiveConns: sessions,
 		// One pool for everything: the limit is one limit.
@@ -107,21 +91,15 @@ func (c Config) tlsConfig() (*tls.Config, error) {
 	if config.ServerName == "" {
 		config.ServerName = c.Host
 	}
+	var err error
 	if c.CA != "" {
-		config.RootCAs = x509.NewCertPool()
-		if !config.RootCAs.AppendCertsFromPEM([]byte(c.CA)) {
-			return nil, &account.FieldError{Field: "ca_cert", Reason: "holds no PEM certificate"}
+		if config.RootCAs, err = account.Authorities("ca_cert", c.CA); err != nil {
+			return nil, err
 		}
 	}
-	if c.Certificate != "" || !c.PrivateKey.Empty() {
-		if c.Certificate == "" || c.PrivateKey.Empty() {
-			return nil, &account.FieldError{Field: "tls_certificate", Reason: "tls_certificate and private_key are needed together"}
-		}
-		pair, err := tls.X509KeyPair([]byte(c.Certificate), []byte(c.PrivateKey.Reveal()))
-		if err != nil {
-			return nil, &account.FieldError{Field: "tls_certificate", Reason: "tls_certificate and private_key are not a PEM key pair"}
-		}
-		config.Certificates = []tls.Certificate{pair}
+	config.Certificates, err = account.ClientCertificates(c.Certificate, c.PrivateKey)
+	if err != nil {
+		return nil, err
 	}
 	return config, nil
 }

@@ -118,7 +118,7 @@ func connectionError(commands []redis.Cmder, err error) error {
 
 // Verify logs in. A user that may not PING has logged in all the same.
 func (d *Driver) Verify(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	ctx, cancel := context.WithTimeout(ctx, account.ConnectTimeout)
 	defer cancel()
 	return ping(ctx, "verify", d.client)
 }
@@ -137,7 +137,7 @@ func ping(ctx context.Context, op string, client *redis.Client) error {
 // look asks, in a session of its own, whether a login is there and, unless it is
 // known, where the server keeps users. It answers within the time to connect.
 func (d *Driver) look(ctx context.Context, op string, session piper, name string) (exists bool, at place, err error) {
-	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	ctx, cancel := context.WithTimeout(ctx, account.ConnectTimeout)
 	defer cancel()
 	at = d.saving.place(time.Now())
 	var user *redis.Cmd
@@ -205,7 +205,7 @@ func (d *Driver) Create(ctx context.Context, req account.CreateRequest) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
+	ctx, cancel := context.WithTimeout(ctx, account.StatementTimeout)
 	defer cancel()
 	// The session that has just answered is the one that gets the change.
 	session := d.client.Conn()
@@ -272,7 +272,7 @@ func (d *Driver) End(ctx context.Context, req account.EndRequest) error {
 	if req.Username == d.ownName() {
 		return &account.Error{Op: op, Code: wire.CodeConflict, Reason: "this is the connection's own login"}
 	}
-	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
+	ctx, cancel := context.WithTimeout(ctx, account.StatementTimeout)
 	defer cancel()
 	at := d.saving.place(time.Now())
 	if at == unknown {
@@ -311,7 +311,7 @@ func (d *Driver) Rotate(ctx context.Context, req account.RotateRequest) error {
 	if req.Password.Empty() {
 		return invalid(op, "the password is empty")
 	}
-	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
+	ctx, cancel := context.WithTimeout(ctx, account.StatementTimeout)
 	defer cancel()
 	session := d.client.Conn()
 	defer release(session)
@@ -343,7 +343,7 @@ func (d *Driver) Login(ctx context.Context, username string, password wire.Secre
 	}
 	client := redis.NewClient(options)
 	defer func() { _ = client.Close() }() // whether it closes says nothing of the login
-	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	ctx, cancel := context.WithTimeout(ctx, account.ConnectTimeout)
 	defer cancel()
 	return ping(ctx, op, client)
 }
@@ -351,7 +351,7 @@ func (d *Driver) Login(ctx context.Context, username string, password wire.Secre
 // Logins lists the users whose names begin with prefix.
 func (d *Driver) Logins(ctx context.Context, prefix string) ([]account.Login, error) {
 	const op = "list"
-	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
+	ctx, cancel := context.WithTimeout(ctx, account.StatementTimeout)
 	defer cancel()
 	var users *redis.Cmd
 	if err := ask(ctx, d.client, func(pipe redis.Pipeliner) { users = pipe.Do(ctx, "ACL", "USERS") }); err != nil {
@@ -370,6 +370,25 @@ func (d *Driver) Logins(ctx context.Context, prefix string) ([]account.Login, er
 	return account.Named(names), nil
 }
 
+// Find asks for one user.
+func (d *Driver) Find(ctx context.Context, name string) (account.Login, bool, error) {
+	const op = "find"
+	ctx, cancel := context.WithTimeout(ctx, account.StatementTimeout)
+	defer cancel()
+	var user *redis.Cmd
+	err := ask(ctx, d.client, func(pipe redis.Pipeliner) { user = pipe.Do(ctx, "ACL", "GETUSER", name) })
+	if err == nil {
+		err = user.Err()
+	}
+	switch {
+	case errors.Is(err, redis.Nil):
+		return account.Login{}, false, nil
+	case err != nil:
+		return account.Login{}, false, translate(op, err, false)
+	}
+	return account.Login{Name: name, CanLogin: true}, true, nil
+}
+
 // Keeps is false: users know no time from which they are not let in.
 func (d *Driver) Keeps([]string) bool { return false }
 
@@ -380,7 +399,7 @@ const databasesPreset = 16
 // database's number.
 func (d *Driver) Identity(ctx context.Context, database string) (wire.ServerIdentity, error) {
 	const op = "identify"
-	ctx, cancel := context.WithTimeout(ctx, identityTimeout)
+	ctx, cancel := context.WithTimeout(ctx, account.IdentityTimeout)
 	defer cancel()
 	var server, databases *redis.Cmd
 	err := ask(ctx, d.client, func(pipe redis.Pipeliner) {

@@ -34,19 +34,6 @@ func open(t *testing.T, config Config) *Driver {
 	return driver
 }
 
-// blackHole takes connections and never answers.
-func blackHole(t *testing.T) (string, int) {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, listener.Close()) })
-	host, port, err := net.SplitHostPort(listener.Addr().String())
-	require.NoError(t, err)
-	number, err := strconv.Atoi(port)
-	require.NoError(t, err)
-	return host, number
-}
-
 // user is one session of a user.
 type user struct{ conn *redis.Conn }
 
@@ -100,7 +87,8 @@ func TestDriver_Conformance(t *testing.T) {
 			accounttest.Run(t, func(t *testing.T) accounttest.Server {
 				config := rootConfig(r)
 				dead := config
-				dead.Host, dead.Port = blackHole(t)
+				hole := testenv.BlackHole(t)
+				dead.Host, dead.Port = hole.IP.String(), hole.Port
 				return accounttest.Server{
 					Driver:      account.Sanitize(open(t, config), config.Password),
 					Create:      []string{DefaultCreation},
@@ -183,6 +171,8 @@ func TestDriver_RefusedLoginIsNoSuccess(t *testing.T) {
 	for want, config := range map[wire.Code]Config{wire.CodeLoginRefused: wrong, wire.CodeUnavailable: gone} {
 		driver := open(t, config)
 		_, listed := driver.Logins(t.Context(), "")
+		_, found, looked := driver.Find(t.Context(), "victim")
+		require.False(t, found)
 		for call, err := range map[string]error{
 			"verify": driver.Verify(t.Context()),
 			"create": driver.Create(t.Context(), account.CreateRequest{Username: "new", Password: wire.NewSecret("pw"), Statements: []string{DefaultCreation}}),
@@ -190,6 +180,7 @@ func TestDriver_RefusedLoginIsNoSuccess(t *testing.T) {
 			"rotate": driver.Rotate(t.Context(), account.RotateRequest{Username: "victim", Password: wire.NewSecret("after")}),
 			"end":    driver.End(t.Context(), account.EndRequest{Username: "victim"}),
 			"list":   listed,
+			"find":   looked,
 		} {
 			var e *account.Error
 			require.ErrorAs(t, err, &e, call)
@@ -248,7 +239,7 @@ func TestDriver_ChangesOutliveTheServer(t *testing.T) {
 			require.True(t, account.Unreachable(err), "%v", err)
 			require.False(t, account.Ambiguous(err))
 			r.Start()
-			require.Eventually(t, func() bool { return d.Login(t.Context(), "kept", wire.NewSecret("first")) == nil }, 5*time.Second, 20*time.Millisecond)
+			require.Eventually(t, func() bool { return d.Login(t.Context(), "kept", wire.NewSecret("first")) == nil }, 30*time.Second, 20*time.Millisecond)
 			require.NoError(t, d.Login(t.Context(), "rotated", wire.NewSecret("second")))
 			require.Error(t, d.Login(t.Context(), "rotated", wire.NewSecret("first")))
 			require.False(t, exists(t, r, "ended"))

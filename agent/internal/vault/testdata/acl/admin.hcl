@@ -69,6 +69,11 @@ path "dbops/all/operations/+/cancel" {
   capabilities = ["create", "update"]
 }
 
+# After cleaning a target by hand.
+path "dbops/all/operations/+/acknowledge" {
+  capabilities = ["create", "update"]
+}
+
 path "dbops/revocations" {
   capabilities = ["read", "list"]
 }

@@ -2,6 +2,7 @@ package account
 
 import (
 	"strings"
+	"time"
 
 	"github.com/dbops-io/vault-plugin-secrets-dbops/plugin/wire"
 )
@@ -40,4 +41,12 @@ func uses(statements []string, name string) bool {
 		}
 	}
 	return false
+}
+
+// Timestamp is how {{expiration}} is written; sessions are set to UTC.
+func Timestamp(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05-0700") }
+
+// Unrendered is the error of a statement that cannot take its values.
+func Unrendered(op string, err error) error {
+	return &Error{Op: op, Code: wire.CodeInvalid, Reason: err.Error()}
 }
