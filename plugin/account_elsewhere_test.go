@@ -101,7 +101,7 @@ func TestNotes_RenewedBySomebodyElse(t *testing.T) {
 	require.NoError(t, err)
 
 	second.clock.advance(time.Minute + endGrace + time.Second)
-	require.Never(t, func() bool { second.tick(); return logins(t, p) == "0" }, time.Second, 50*time.Millisecond)
+	never(t, time.Second, func() bool { second.tick(); return logins(t, p) == "0" })
 	_, err = login(t, p, response.Data["username"].(string), response.Data["password"].(string))
 	require.NoError(t, err)
 	second.clock.advance(30 * time.Minute)

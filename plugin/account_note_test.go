@@ -65,7 +65,7 @@ func TestNotes_CrashBeforeTheLease(t *testing.T) {
 	require.Eventually(t, func() bool { return len(accountNames(second)) == 1 }, 30*time.Second, 20*time.Millisecond)
 	second.clock.advance(time.Minute)
 	second.tick()
-	require.Never(t, func() bool { return logins(t, p) == "0" }, 300*time.Millisecond, 50*time.Millisecond, "it is left to its lease for a while")
+	never(t, 300*time.Millisecond, func() bool { return logins(t, p) == "0" }) // it is left to its lease for a while
 	second.clock.advance(endGrace + time.Second)
 	second.ticksUntil(func() bool { return logins(t, p) == "0" })
 	require.False(t, storedAccounts(t, second))
@@ -99,7 +99,7 @@ func TestNotes_ServerDownAtTheStart(t *testing.T) {
 	second.start()
 	c, err := second.connections.get(t.Context(), m.storage, "prod")
 	require.NoError(t, err)
-	require.Never(t, func() bool { return second.accounts.index.wasAsked(c.ID) }, 500*time.Millisecond, 50*time.Millisecond)
+	never(t, 500*time.Millisecond, func() bool { return second.accounts.index.wasAsked(c.ID) })
 	p.Start()
 	second.clock.advance(time.Minute + endGrace + time.Second)
 	second.ticksUntil(func() bool { return logins(t, p) == "0" })
@@ -123,7 +123,7 @@ func TestNotes_DeletedConnection(t *testing.T) {
 	require.Eventually(t, func() bool { return len(accountNames(second)) == 1 }, 30*time.Second, 20*time.Millisecond)
 	second.clock.advance(2 * time.Minute)
 	second.tick()
-	require.Never(t, func() bool { return len(keys(t, m.storage, prefixRetired)) == 0 }, 300*time.Millisecond, 50*time.Millisecond)
+	never(t, 300*time.Millisecond, func() bool { return len(keys(t, m.storage, prefixRetired)) == 0 })
 	second.clock.advance(4 * time.Minute)
 	second.ticksUntil(func() bool { return logins(t, p) == "0" && len(keys(t, m.storage, prefixRetired)) == 0 })
 }

@@ -137,7 +137,7 @@ func TestAccounts_CrashBeforeCreate(t *testing.T) {
 	}))
 	second := newMount(t, m.storage)
 	second.start()
-	require.Never(t, func() bool { return len(keys(t, m.storage, prefixAccount)) == 0 }, 300*time.Millisecond, 50*time.Millisecond, "within the grace it is left alone")
+	never(t, 300*time.Millisecond, func() bool { return len(keys(t, m.storage, prefixAccount)) == 0 }) // within the grace it is left alone
 	second.clock.advance(endGrace + time.Second)
 	second.ticksUntil(func() bool { return len(keys(t, m.storage, prefixAccount)) == 0 })
 }

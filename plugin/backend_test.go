@@ -135,6 +135,16 @@ func (m *engine) ticksUntil(done func() bool) {
 	}, 30*time.Second, 20*time.Millisecond)
 }
 
+// never fails the test if something happens within d, or has. It looks in the test's
+// own goroutine: require.Never may leave its last look running, beside what the test
+// does next.
+func never(t *testing.T, d time.Duration, happened func() bool) {
+	t.Helper()
+	for until := time.Now().Add(d); time.Now().Before(until); time.Sleep(20 * time.Millisecond) {
+		require.False(t, happened())
+	}
+}
+
 func (m *engine) request(operation logical.Operation, path string, data map[string]any) (*logical.Response, error) {
 	return m.HandleRequest(m.t.Context(), &logical.Request{
 		Operation: operation, Path: path, Data: data, Storage: m.storage,

@@ -141,7 +141,7 @@ func TestCreds_RevokeAfterRoleAndConnectionAreGone(t *testing.T) {
 	m.must(logical.DeleteOperation, "config/prod", nil)
 	m.clock.advance(2 * retiredKept)
 	m.tick()
-	require.Never(t, func() bool { return len(keys(t, m.storage, prefixRetired)) == 0 }, 300*time.Millisecond, 50*time.Millisecond)
+	never(t, 300*time.Millisecond, func() bool { return len(keys(t, m.storage, prefixRetired)) == 0 })
 
 	_, err := m.revoke(response.Secret)
 	require.NoError(t, err)

@@ -150,7 +150,7 @@ func TestRotationClock_SetBack(t *testing.T) {
 	m.clock.advance(time.Hour + time.Second)
 	require.Eventually(t, func() bool { return changed(m) }, 30*time.Second, 20*time.Millisecond)
 	last, own = read(m)
-	require.Never(t, func() bool { return changed(m) }, 300*time.Millisecond, 50*time.Millisecond)
+	never(t, 300*time.Millisecond, func() bool { return changed(m) })
 
 	// Its last rotation is later than now.
 	m.clock.step(-24 * time.Hour)
@@ -186,10 +186,10 @@ func TestRotationClock_SetBack(t *testing.T) {
 		role, connection := read(second)
 		return role.NextRotation.Sub(second.now()) <= time.Hour && connection.NextRootRotation.Sub(second.now()) <= time.Hour
 	}, 30*time.Second, 20*time.Millisecond)
-	require.Never(t, func() bool { return changed(second) }, 300*time.Millisecond, 50*time.Millisecond)
+	never(t, 300*time.Millisecond, func() bool { return changed(second) })
 	second.clean(t.Context())
 	third := elsewhere(40 * time.Minute)
-	require.Never(t, func() bool { return changed(third) }, 300*time.Millisecond, 50*time.Millisecond)
+	never(t, 300*time.Millisecond, func() bool { return changed(third) })
 	third.clean(t.Context())
 	fourth := elsewhere(61 * time.Minute)
 	require.Eventually(t, func() bool { return changed(fourth) }, 30*time.Second, 20*time.Millisecond)

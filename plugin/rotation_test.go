@@ -416,7 +416,7 @@ func TestRotation_MissedWhileDown(t *testing.T) {
 	late := newMount(t, m.storage)
 	late.clock.advance(r.NextRotation.Add(3 * time.Hour).Sub(m.now()))
 	late.start()
-	require.Never(t, func() bool { return late.staticPassword("app") != first }, 500*time.Millisecond, 50*time.Millisecond)
+	never(t, 500*time.Millisecond, func() bool { return late.staticPassword("app") != first })
 	require.Positive(t, late.must(logical.ReadOperation, "static-creds/app", nil).Data["ttl"], "of the next time")
 
 	inside := newMount(t, m.storage)
@@ -442,7 +442,7 @@ func TestRotation_RootBySchedule(t *testing.T) {
 	late := newMount(t, m.storage)
 	late.clock.advance(due.Add(3 * time.Hour).Sub(m.now()))
 	late.start()
-	require.Never(t, func() bool { return password(late) != rootPassword }, 500*time.Millisecond, 50*time.Millisecond)
+	never(t, 500*time.Millisecond, func() bool { return password(late) != rootPassword })
 
 	inside := newMount(t, m.storage)
 	inside.clock.advance(due.Add(time.Hour).Sub(m.now()))
@@ -456,7 +456,7 @@ func TestRotation_RootBySchedule(t *testing.T) {
 	inTime.start()
 	next := inTime.connectionNow("prod").NextRootRotation
 	require.Equal(t, due.UTC().AddDate(1, 0, 0), next.UTC())
-	require.Never(t, func() bool { return password(inTime) != second }, 500*time.Millisecond, 50*time.Millisecond)
+	never(t, 500*time.Millisecond, func() bool { return password(inTime) != second })
 	inTime.clock.advance(next.Add(time.Second).Sub(inTime.now()))
 	require.Eventually(t, func() bool { return password(inTime) != second }, 30*time.Second, 20*time.Millisecond)
 	require.True(t, works(t, p, "dbops_root", password(inTime)))
