@@ -266,7 +266,7 @@ func TestCleanup_OfASilentAgentEnds(t *testing.T) {
 			t.Parallel()
 			m := newDesk(t)
 			id, fence := m.running()
-			m.must(m.work("a1", id, "finish", "fence", fence, "outcome", "failed", "code", "engine", "cleanup_needed", true))
+			m.fails(id, fence)
 			claims := 0
 			for range 3 * maxCleanupAttempts {
 				m.settle()

@@ -100,7 +100,7 @@ func TestLockdown_StopsOperations(t *testing.T) {
 	_, err := m.work("a1", running, "accounts/target", "fence", fence)
 	require.ErrorContains(t, err, "locked: ")
 	// The agent's last words are taken.
-	m.must(m.work("a1", running, "finish", "fence", fence, "outcome", "failed", "code", string(wire.CodeEngine), "cleanup_needed", true))
+	m.fails(running, fence)
 	require.Equal(t, wire.StateCancelled, m.operation(running).State)
 	m.must(m.events("a2", switched, chain.event(m.operation(switched))))
 
@@ -120,9 +120,7 @@ func TestLockdown_TakesCleanupClaims(t *testing.T) {
 	t.Parallel()
 	m := newDesk(t)
 	m.respond()
-	id, fence := m.running()
-	m.must(m.work("a1", id, "finish", "fence", fence, "outcome", "failed", "code", string(wire.CodeEngine), "cleanup_needed", true))
-	m.settle()
+	id := m.failed()
 	require.Len(t, m.poll("a1").Claims, 1)
 	m.must(m.write(alice, "lockdown", "reason", "drill"))
 	require.Equal(t, 1, m.lockdown().Left.Operations)

@@ -134,9 +134,7 @@ func TestPlan_LoginsOfAnAgent(t *testing.T) {
 func TestCleanup_LoginAsPinned(t *testing.T) {
 	t.Parallel()
 	m := newDesk(t)
-	id, fence := m.running()
-	m.must(m.work("a1", id, "finish", "fence", fence, "outcome", "failed", "code", "engine", "reason", "x", "cleanup_needed", true))
-	m.settle()
+	id := m.failed()
 	claim := m.poll("a1").Claims[0]
 	require.Equal(t, wire.PhaseCleanup, claim.Phase)
 	m.must(m.work("a1", id, "accounts/target", "fence", claim.Fence))
@@ -150,10 +148,8 @@ func TestCleanup_LoginAsPinned(t *testing.T) {
 func TestCleanup_ServerAsPinned(t *testing.T) {
 	t.Parallel()
 	m := newDesk(t)
-	id, fence := m.running()
-	m.must(m.work("a1", id, "finish", "fence", fence, "outcome", "failed", "code", "engine", "reason", "x", "cleanup_needed", true))
-	m.settle()
-	fence = m.poll("a1").Claims[0].Fence
+	id := m.failed()
+	fence := m.poll("a1").Claims[0].Fence
 	before := m.db.made()
 	m.db.identify("staging", wire.ServerIdentity{Server: "another"})
 	resp, err := m.work("a1", id, "accounts/target", "fence", fence)

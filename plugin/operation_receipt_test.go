@@ -244,7 +244,7 @@ func TestReceipt_Superseded(t *testing.T) {
 	m.settle()
 	first := m.must(m.read(alice, "operations/"+id+"/receipt"))["receipt_digest"]
 	require.Empty(t, m.receipt(id).Predicate.Attested.Supersedes)
-	m.must(m.work("a1", id, "finish", "fence", fence, "outcome", "failed", "code", "engine", "cleanup_needed", true))
+	m.fails(id, fence)
 	resp, err := m.read(alice, "operations/"+id+"/receipt")
 	m.refused(wire.CodeCleanup, resp, err)
 	m.settle()

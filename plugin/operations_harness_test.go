@@ -554,6 +554,23 @@ func (m *desk) running() (id, fence string) {
 	return op.ID, fence
 }
 
+// fails ends what agent a1 does under a claim so that the target is to be cleaned.
+func (m *desk) fails(id, fence string, fields ...any) {
+	m.t.Helper()
+	m.must(m.work("a1", id, "finish", append([]any{
+		"fence", fence, "outcome", "failed", "code", string(wire.CodeEngine), "cleanup_needed", true,
+	}, fields...)...))
+}
+
+// failed is a run that has ended so.
+func (m *desk) failed() (id string) {
+	m.t.Helper()
+	id, fence := m.running()
+	m.fails(id, fence)
+	m.settle()
+	return id
+}
+
 // chainOf is an agent's own idea of its chain.
 type testChain struct {
 	agent      string

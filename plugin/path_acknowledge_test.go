@@ -14,13 +14,13 @@ import (
 func (m *desk) givenUp() string {
 	m.t.Helper()
 	id, fence := m.running()
-	m.must(m.work("a1", id, "finish", "fence", fence, "outcome", "failed", "code", "engine", "reason", "x", "cleanup_needed", true))
+	m.fails(id, fence)
 	for range maxCleanupAttempts {
 		m.settle()
 		m.clock.pass(10 * time.Minute)
 		claim := m.poll("a1").Claims[0]
 		require.Equal(m.t, wire.PhaseCleanup, claim.Phase)
-		m.must(m.work("a1", id, "finish", "fence", claim.Fence, "outcome", "failed", "code", "engine", "reason", "still there", "cleanup_needed", true))
+		m.fails(id, claim.Fence, "reason", "still there")
 	}
 	m.settle()
 	require.Equal(m.t, "failed", m.must(m.read("", "all/operations/"+id))["cleanup"])
@@ -72,9 +72,7 @@ func TestAcknowledge_WholeWay(t *testing.T) {
 func TestAcknowledge_NoAgentLeft(t *testing.T) {
 	t.Parallel()
 	m := newDesk(t)
-	id, fence := m.running()
-	m.must(m.work("a1", id, "finish", "fence", fence, "outcome", "failed", "code", "engine", "reason", "x", "cleanup_needed", true))
-	m.settle()
+	id := m.failed()
 	path := "all/operations/" + id + "/acknowledge"
 	refused := func() {
 		t.Helper()
@@ -87,7 +85,7 @@ func TestAcknowledge_NoAgentLeft(t *testing.T) {
 	require.Equal(t, wire.PhaseCleanup, claim.Phase)
 	m.clock.pass(time.Second)
 	refused()
-	m.must(m.work("a1", id, "finish", "fence", claim.Fence, "outcome", "failed", "code", "engine", "reason", "still there", "cleanup_needed", true))
+	m.fails(id, claim.Fence, "reason", "still there")
 	m.settle()
 	m.clock.pass(untendedAfter - time.Second)
 	refused()
@@ -145,7 +143,7 @@ func TestAcknowledge_Refusals(t *testing.T) {
 		resp, err = m.write(bob, "all/operations/"+id+"/acknowledge", "reason", "x")
 		m.refused(code, resp, err)
 	}
-	m.must(m.work("a1", running, "finish", "fence", fence, "outcome", "failed", "code", "engine", "cleanup_needed", true))
+	m.fails(running, fence)
 	m.settle()
 	resp, err = m.write(bob, "all/operations/"+running+"/acknowledge", "reason", "x")
 	require.Contains(t, m.refused(wire.CodeConflict, resp, err).Hint, "wait")

@@ -17,7 +17,7 @@ func TestFinish_CleanupKeepsTheOperationsHint(t *testing.T) {
 	m := newDesk(t)
 	id, fence := m.running()
 	require.EqualValues(t, 0, m.must(m.read(alice, "operations/"+id))["cleanup_attempts"])
-	m.must(m.work("a1", id, "finish", "fence", fence, "outcome", "failed", "code", "engine", "reason", "x", "hint", "grant it BYPASSRLS", "cleanup_needed", true))
+	m.fails(id, fence, "hint", "grant it BYPASSRLS")
 	for attempt := 1; attempt <= maxCleanupAttempts; attempt++ {
 		m.settle()
 		m.clock.pass(10 * time.Minute)
@@ -27,7 +27,7 @@ func TestFinish_CleanupKeepsTheOperationsHint(t *testing.T) {
 		if attempt < 3 {
 			hint = fmt.Sprintf("try %d: no space left", attempt)
 		}
-		m.must(m.work("a1", id, "finish", "fence", claim.Fence, "outcome", "failed", "code", "engine", "reason", "y", "hint", hint, "cleanup_needed", true))
+		m.fails(id, claim.Fence, "reason", "y", "hint", hint)
 		op := m.operation(id)
 		require.Equal(t, "grant it BYPASSRLS", op.Result.Hint)
 		require.Equal(t, fmt.Sprintf("try %d: no space left", min(attempt, 2)), op.Result.CleanupHint)

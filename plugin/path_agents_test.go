@@ -399,7 +399,7 @@ func TestAccounts_EndedLater(t *testing.T) {
 	m := newDesk(t)
 	id, fence := m.running()
 	m.db.set(func(f *fakeAccounts) { f.endFails = fmt.Errorf("server down") })
-	m.must(m.work("a1", id, "finish", "fence", fence, "outcome", "failed", "code", "engine", "cleanup_needed", true))
+	m.fails(id, fence)
 	m.settle()
 	require.Len(t, m.db.openAccounts(), 2)
 	require.Empty(t, m.poll("a1").Claims)
