@@ -288,8 +288,10 @@ func (b *backend) endAccountsSoon(s logical.Storage, id string) {
 			return
 		}
 		next, err := b.updateOperation(ctx, s, id, func(r *operationRecord) error {
-			if r.Claim != nil {
-				return errUnchanged // a claim was made meanwhile; its end is ours again
+			// A claim that was made meanwhile has an end of its own; and who looked while
+			// the attempt before this one ended has begun a needless one.
+			if r.Claim != nil || !r.EndAccounts {
+				return errUnchanged
 			}
 			r.EndAccounts = false
 			return nil

@@ -81,6 +81,10 @@ func (b *backend) receiptSoon(s logical.Storage, r *operationRecord) {
 		if err != nil && ctx.Err() == nil {
 			b.Logger().Error("the receipt of an operation was not made and is tried again", "operation_id", r.ID, "error", err)
 		}
+		// What changed the operation meanwhile has found this one at work.
+		if current := b.ops.operation(r.ID); err == nil && current != nil && ctx.Err() == nil {
+			b.receiptSoon(s, current)
+		}
 	})
 }
 

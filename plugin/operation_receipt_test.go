@@ -201,6 +201,32 @@ func TestReceipt_OfEveryEnd(t *testing.T) {
 	}
 }
 
+// An operation that changes while its receipt is made gets one of what it is then, and
+// at once; that its logins have ended is told once.
+func TestReceipt_ChangedMeanwhile(t *testing.T) {
+	t.Parallel()
+	m := newDesk(t)
+	id, fence := m.running()
+	m.onWrite(prefixReceipt, true, func() error {
+		before := m.b.ops.operation(id)
+		m.b.endAccountsSoon(m.storage, id)
+		require.Eventually(t, func() bool {
+			m.b.ops.mu.RLock()
+			defer m.b.ops.mu.RUnlock()
+			return !m.b.ops.ending[id]
+		}, 30*time.Second, time.Millisecond)
+		require.True(t, before == m.b.ops.operation(id), "nothing was left to end")
+		_, err := m.b.updateOperation(t.Context(), m.storage, id, func(r *operationRecord) error {
+			r.Cleanup = cleanupFailed
+			return nil
+		})
+		return err
+	})
+	m.must(m.work("a1", id, "finish", "fence", fence, "outcome", "failed", "code", "engine"))
+	require.Eventually(t, func() bool { return !m.b.ops.operation(id).ReceiptDue }, 30*time.Second, time.Millisecond)
+	require.Equal(t, string(cleanupFailed), m.receipt(id).Predicate.Attested.End.Cleanup)
+}
+
 // While an account lives there is no receipt, and the refusal says what to do.
 func TestReceipt_NotBeforeAccountsAreGone(t *testing.T) {
 	t.Parallel()
