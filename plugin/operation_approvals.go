@@ -201,10 +201,6 @@ func (b *backend) mayRun(ctx context.Context, s logical.Storage, r *operationRec
 		}
 	} else {
 		err = b.endWaiting(ctx, s, r.ID, err)
-		var refused *wire.Error
-		if errors.As(err, &refused) && refused.Rule == policy.RuleAllowedHours && !refused.RetryAt.IsZero() {
-			err = b.awaitHours(ctx, s, r)
-		}
 	}
 	var why *wire.Error
 	if err != nil && !errors.Is(err, errUnchanged) && !errors.As(err, &why) {

@@ -38,9 +38,9 @@ func (b *backend) enforceDeadlines(ctx context.Context, s logical.Storage) error
 	now := b.now().UTC()
 	var errs []error
 	for _, r := range busy {
-		if b.overdue(ctx, s, r, now) != nil {
+		if b.overdue(r, now) != nil {
 			ended, err := b.updateOperation(ctx, s, r.ID, func(r *operationRecord) error {
-				if act := b.overdue(ctx, s, r, now); act != nil {
+				if act := b.overdue(r, now); act != nil {
 					return act(r)
 				}
 				return errUnchanged
@@ -66,7 +66,7 @@ func (b *backend) enforceDeadlines(ctx context.Context, s logical.Storage) error
 var errUnchanged = errors.New("unchanged")
 
 // overdue returns what has to happen to the operation now, or nil.
-func (b *backend) overdue(ctx context.Context, s logical.Storage, r *operationRecord, now time.Time) func(*operationRecord) error {
+func (b *backend) overdue(r *operationRecord, now time.Time) func(*operationRecord) error {
 	o := b.ops
 	o.mu.RLock()
 	started := o.started.UTC()
@@ -81,11 +81,17 @@ func (b *backend) overdue(ctx context.Context, s logical.Storage, r *operationRe
 		if act := r.overdueApproval(now); act != nil {
 			return act
 		}
-		if at := b.hoursOpen(r, r.Decision.Policies, now); !at.Equal(r.NotBefore) {
-			return notBefore(at)
+		if at := b.hoursOpen(r, now); !at.Equal(r.NotBefore) {
+			return func(r *operationRecord) error {
+				r.NotBefore = at
+				return nil
+			}
 		}
 		if (r.State == wire.StateRequested || r.State == wire.StateQueued) && now.Sub(latest(r.UpdatedAt, started, r.NotBefore)) > maxWait {
-			return b.overdueWait(ctx, s, r, now)
+			return func(r *operationRecord) error {
+				r.Result = b.notTaken(r, now)
+				return r.become(wire.StateExpired, now)
+			}
 		}
 		return nil
 	}
@@ -109,87 +115,26 @@ func (b *backend) overdue(ctx context.Context, s logical.Storage, r *operationRe
 	return nil
 }
 
-// overdueWait is what happens to an operation that no agent took in time. Hours of a
-// policy that its plan did not know are looked at only now, once, and when an agent
-// wanted it ([backend.awaitHours]): that asks identity.
-func (b *backend) overdueWait(ctx context.Context, s logical.Storage, r *operationRecord, now time.Time) func(*operationRecord) error {
-	policies := b.policiesNow(ctx, s, r)
-	if at := b.hoursOpen(r, policies, now); !at.Equal(r.NotBefore) {
-		return notBefore(at)
-	}
-	return func(r *operationRecord) error {
-		r.Result = b.notTaken(r, policies, now)
-		return r.become(wire.StateExpired, now)
-	}
-}
-
-func notBefore(at time.Time) func(*operationRecord) error {
-	return func(r *operationRecord) error {
-		r.NotBefore = at
-		return nil
-	}
-}
-
-// policiesNow are the policies that speak about an operation as things are; those that
-// decided on it where that cannot be told.
-func (b *backend) policiesNow(ctx context.Context, s logical.Storage, r *operationRecord) []string {
-	sides, err := b.operationSides(ctx, s, r.Operation)
-	if err != nil {
-		return r.Decision.Policies
-	}
-	who, err := b.identifyEntity(r.Requester.EntityID)
-	if err != nil {
-		return r.Decision.Policies
-	}
-	ask := b.policyRequest(who, r.Kind, sides)
-	ask.Estimates = r.Estimates
-	if names := b.ops.policySet().Evaluate(ask, b.now()).Policies; len(names) > 0 {
-		return names
-	}
-	return r.Decision.Policies
-}
-
-// awaitHours notes when allowed_hours of the policies that apply now let a queued
-// operation run, which an agent has just not got because of them.
-func (b *backend) awaitHours(ctx context.Context, s logical.Storage, r *operationRecord) error {
-	if r.NotBefore.After(r.UpdatedAt) {
-		return nil
-	}
-	at := b.hoursOpen(r, b.policiesNow(ctx, s, r), b.now().UTC())
-	if at.Equal(r.NotBefore) {
-		return nil
-	}
-	_, err := b.updateOperation(ctx, s, r.ID, func(r *operationRecord) error {
-		if r.State != wire.StateQueued || r.Claim != nil {
-			return errUnchanged
-		}
-		return notBefore(at)(r)
-	})
-	return err
-}
-
-// hoursOpen is when allowed_hours of these policies let a queued operation run that is
-// outside of them, or was while it waited; zero for any other. The time is set once for
-// each wait, so that an operation which no agent takes in those hours either does not
-// wait for ever.
-func (b *backend) hoursOpen(r *operationRecord, policies []string, now time.Time) time.Time {
+// hoursOpen is when allowed_hours let a queued operation run that is outside of them,
+// or was while it waited; zero for any other. The time is set once for each wait, so
+// that an operation which no agent takes in those hours either does not wait for ever.
+func (b *backend) hoursOpen(r *operationRecord, now time.Time) time.Time {
 	if r.State != wire.StateQueued || r.NotBefore.After(r.UpdatedAt) {
 		return r.NotBefore
 	}
-	if at, ok := b.ops.policySet().Opens(policies, now); ok && at.After(now) {
+	if at, ok := b.ops.policySet().Opens(r.Decision.Policies, now); ok && at.After(now) {
 		return at.UTC()
 	}
 	return r.NotBefore
 }
 
-// notTaken is the result of an operation that no agent took in time, as these policies
-// speak about it.
-func (b *backend) notTaken(r *operationRecord, policies []string, now time.Time) *wire.Result {
+// notTaken is the result of an operation that no agent took in time.
+func (b *backend) notTaken(r *operationRecord, now time.Time) *wire.Result {
 	set := b.ops.policySet()
-	if _, ok := set.Opens(policies, now); r.State == wire.StateQueued && !ok {
+	if _, ok := set.Opens(r.Decision.Policies, now); r.State == wire.StateQueued && !ok {
 		return &wire.Result{
 			Code:   wire.CodeExpired,
-			Reason: "within two weeks there is no time at which allowed_hours of policies " + strings.Join(set.WithHours(policies), ", ") + " let it run",
+			Reason: "within two weeks there is no time at which allowed_hours of policies " + strings.Join(set.WithHours(r.Decision.Policies), ", ") + " let it run",
 			Hint:   "change them so that they have a time in common, then ask again",
 		}
 	}

@@ -399,7 +399,13 @@ func (b *backend) checkPins(ctx context.Context, s logical.Storage, r *operation
 		return err
 	}
 	if !decision.Allowed {
-		return refusal(decision)
+		err := refusal(decision)
+		// It is no use to wait for a time at which policies allow what their change
+		// refuses then.
+		if passes(err) && r.Pins != nil && now != nil && r.Pins.Policies != now.Policies {
+			return planChanged("a policy")
+		}
+		return err
 	}
 	logins, err := b.runningLogins(ctx, s, sides)
 	var unusable *wire.Error

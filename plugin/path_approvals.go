@@ -135,12 +135,12 @@ func (b *backend) pathOperationApprove(ctx context.Context, req *logical.Request
 			return nil, err
 		}
 	}
-	policies, now := b.policiesNow(ctx, req.Storage, r), b.now().UTC()
+	now := b.now().UTC()
 	return b.decided(ctx, req, r.ID, known, comment, func(r *operationRecord) error {
 		if err := r.approve(who, digest, comment, known, now); err != nil {
 			return err
 		}
-		r.NotBefore = b.hoursOpen(r, policies, now)
+		r.NotBefore = b.hoursOpen(r, now)
 		return nil
 	})
 }
