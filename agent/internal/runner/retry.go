@@ -42,7 +42,7 @@ func insist[T any](ctx context.Context, t *task, f func(context.Context) (T, err
 	}
 	value, err := backoff.Retry(ctx, attempt, backoff.WithBackOff(t.runner.backOff()), backoff.WithMaxElapsedTime(0),
 		backoff.WithNotify(func(err error, pause time.Duration) {
-			t.log.Warn("Vault does not answer, trying again", "error", err, "pause", pause)
+			t.log.Warn("not done by Vault yet, trying again", "error", err, "pause", pause)
 		}))
 	if err != nil && ctx.Err() != nil {
 		return value, context.Cause(ctx) // why we stopped tells more than what failed last
