@@ -15,6 +15,8 @@ type engine struct {
 	name  string
 	mount string
 	role  string
+	// against is the engine it is compared with; "" for what others are compared with.
+	against string
 	// only, if set, is the one number of clients it is measured with.
 	only       int
 	revokeOnly bool
@@ -29,10 +31,18 @@ const (
 	oursLow      = "dbops, scram_iterations=1"
 	builtinRedis = "built-in, Redis"
 	oursRedis    = "dbops, Redis"
+	builtinGrant = "built-in, grants"
+	oursGrant    = "dbops, grants"
 )
 
 // creation is the statement of the guides, for both.
 const creation = `CREATE ROLE "{{name}}" WITH LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}';`
+
+// granting is that of the guides for readers. Grants on one table meet.
+var granting = []string{creation, `GRANT SELECT ON ALL TABLES IN SCHEMA public TO "{{name}}";`}
+
+// tables are how many there are to grant.
+const tables = 20
 
 // manyClients is where most ratios are taken.
 const manyClients = 8
@@ -40,22 +50,33 @@ const manyClients = 8
 // engines configures both engines, alike and with their defaults.
 func (s *stand) engines() []*engine {
 	s.must(s.vault.Client.Sys().Mount("database", &api.MountInput{Type: "database"}), "mount the built-in engine")
+	s.postgres.CreateDatabase("shop")
+	for n := range tables {
+		s.postgres.Exec("shop", fmt.Sprintf("CREATE TABLE t%d (n int)", n))
+	}
 	postgres := func(mount string) error {
 		config := map[string]any{
 			"plugin_name": "postgresql-database-plugin", "connection_url": s.postgres.ConnectionURL("postgres"),
 			"username": s.postgres.User, "password": s.postgres.Password, "allowed_roles": "*",
 			"password_authentication": "scram-sha-256",
 		}
-		return s.configure(mount, "postgres", config, []string{creation})
+		if err := s.configure(mount, "postgres", config, []string{creation}); err != nil {
+			return err
+		}
+		config["connection_url"] = s.postgres.ConnectionURL("shop")
+		return s.configure(mount, "shop", config, granting)
 	}
 	s.must(postgres("database"), "configure the built-in engine")
 	s.must(postgres(s.vault.Mount), "configure ours")
 	engines := []*engine{
 		{name: builtin, mount: "database", role: "postgres"},
-		{name: ours, mount: s.vault.Mount, role: "postgres"},
+		{name: ours, mount: s.vault.Mount, role: "postgres", against: builtin},
+		// Logins that stay would make each grant dearer.
+		{name: builtinGrant, mount: "database", role: "shop", only: manyClients, revokeOnly: true},
+		{name: oursGrant, mount: s.vault.Mount, role: "shop", against: builtinGrant, only: manyClients, revokeOnly: true},
 	}
 
-	low := &engine{name: oursLow, mount: s.vault.Mount, role: "postgres-low", only: manyClients}
+	low := &engine{name: oursLow, mount: s.vault.Mount, role: "postgres-low", against: builtin, only: manyClients}
 	config := map[string]any{
 		"plugin_name": "postgresql-database-plugin", "connection_url": s.postgres.ConnectionURL("postgres"),
 		"username": s.postgres.User, "password": s.postgres.Password, "allowed_roles": "*", "scram_iterations": 1,
@@ -68,7 +89,7 @@ func (s *stand) engines() []*engine {
 	engines = append(engines, low)
 
 	redis := testenv.Redis(s.t, testenv.RedisOptions{})
-	for _, e := range []*engine{{name: builtinRedis, mount: "database"}, {name: oursRedis, mount: s.vault.Mount}} {
+	for _, e := range []*engine{{name: builtinRedis, mount: "database"}, {name: oursRedis, mount: s.vault.Mount, against: builtinRedis}} {
 		e.role, e.only, e.revokeOnly = "redis", manyClients, true
 		config := map[string]any{
 			"plugin_name": "redis-database-plugin", "host": redis.Host, "port": redis.Port,

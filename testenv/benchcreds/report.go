@@ -47,14 +47,10 @@ func report(s *stand, engines []*engine, cells results, floors []*floor, calls m
 	header := "%-28s %-14s %8s %11s %11s %11s %8s %7s %7s\n"
 	fmt.Printf(header, "engine", "load", "clients", "per second", "p50", "p99", "failed", "ratio", "p99")
 	for _, c := range cells {
-		reference := builtin
-		if c.engine.name == oursRedis {
-			reference = builtinRedis
-		}
 		ratio, slowest := "", ""
-		if c.engine.name != builtin && c.engine.name != builtinRedis {
-			ratio = cells.throughput(c.engine.name, reference, c.load, c.clients)
-			slowest = cells.slowest(c.engine.name, reference, c.load, c.clients)
+		if c.engine.against != "" {
+			ratio = cells.throughput(c.engine.name, c.engine.against, c.load, c.clients)
+			slowest = cells.slowest(c.engine.name, c.engine.against, c.load, c.clients)
 		}
 		fmt.Printf(header, c.engine.name, c.load, fmt.Sprint(c.clients), fmt.Sprintf("%.0f", c.perSecond()),
 			milliseconds(c.quantile(0.5)), milliseconds(c.quantile(0.99)), fmt.Sprint(c.failed), ratio, slowest)
@@ -79,8 +75,9 @@ func report(s *stand, engines []*engine, cells results, floors []*floor, calls m
 			fmt.Printf("%s was not measured: %s\n", e.name, e.missing)
 		}
 	}
-	fmt.Printf("\nfigures: c1=%s c8=%s c32=%s c8_low_iterations=%s p99_c8=%s redis=%s\n",
+	fmt.Printf("\nfigures: c1=%s c8=%s c32=%s c8_low_iterations=%s p99_c8=%s redis=%s grants=%s\n",
 		cells.throughput(ours, builtin, create, 1), cells.throughput(ours, builtin, create, manyClients),
 		cells.throughput(ours, builtin, create, 32), cells.throughput(oursLow, builtin, create, manyClients),
-		cells.slowest(ours, builtin, create, manyClients), cells.throughput(oursRedis, builtinRedis, createRevoke, manyClients))
+		cells.slowest(ours, builtin, create, manyClients), cells.throughput(oursRedis, builtinRedis, createRevoke, manyClients),
+		cells.throughput(oursGrant, builtinGrant, createRevoke, manyClients))
 }

@@ -22,6 +22,7 @@ import (
 type Driver struct {
 	config Config
 	pool   *pgxpool.Pool
+	turns  *turns
 }
 
 var (
@@ -41,7 +42,7 @@ func New(config Config) (*Driver, error) {
 	if err != nil {
 		return nil, &account.FieldError{Field: "connection_url", Reason: "cannot be used"}
 	}
-	return &Driver{config: config, pool: pool}, nil
+	return &Driver{config: config, pool: pool, turns: newTurns()}, nil
 }
 
 // Type is PostgreSQL.
@@ -105,11 +106,18 @@ func (s *script) limit() {
 	s.add(fmt.Sprintf("SET LOCAL statement_timeout = %d", account.StatementTimeout.Milliseconds()))
 }
 
+// tries is how often a script is run that meets others.
+const tries = 8
+
 // exec runs a script. Errors that PostgreSQL gives to one of two that touch the
 // same catalog row at once are retried: the script is one transaction, so
 // nothing of it has happened.
 func exec(ctx context.Context, conn *pgx.Conn, text string) error {
-	return account.Retry(ctx, 8, retryable, func() error { return conn.PgConn().Exec(ctx, text).Close() })
+	return account.Retry(ctx, tries, retryable, func() error { return execOnce(ctx, conn, text) })
+}
+
+func execOnce(ctx context.Context, conn *pgx.Conn, text string) error {
+	return conn.PgConn().Exec(ctx, text).Close()
 }
 
 func retryable(err error) bool {
@@ -173,7 +181,7 @@ func (d *Driver) Create(ctx context.Context, req account.CreateRequest) error {
 	// Statements may have set a role; the session is used again.
 	text.add("RESET ROLE")
 	return d.with(ctx, op, account.StatementTimeout, func(ctx context.Context, conn *pgx.Conn) error {
-		return exec(ctx, conn, text.b.String())
+		return d.inTurn(ctx, conn, op, strings.Join(req.Statements, "\n"), text.b.String())
 	})
 }
 

@@ -252,7 +252,8 @@ func TestDriver_EndWithCustomStatements(t *testing.T) {
 }
 
 // Two that change one catalog row at once make PostgreSQL fail with "tuple
-// concurrently updated"; callers never see it.
+// concurrently updated"; callers never see it, and the server not often: creating and
+// ending logins with grants on one table goes one by one then.
 func TestDriver_ConcurrentGrantsOnOneTable(t *testing.T) {
 	t.Parallel()
 	p := testenv.Postgres(t, testenv.PostgresOptions{})
@@ -260,20 +261,65 @@ func TestDriver_ConcurrentGrantsOnOneTable(t *testing.T) {
 	p.Exec("shop", `CREATE TABLE orders (n int)`)
 	config := Config{URL: p.ConnectionURL("shop"), Username: p.User, Password: wire.NewSecret(p.Password), MaxSessions: 16}
 	driver := open(t, p, config)
-	errs := make(chan error, 64)
-	for i := range 64 {
+	met := 0
+	all := func(do func(username string) error) {
+		t.Helper()
+		errs := make(chan error, 64)
+		for i := range cap(errs) {
+			go func() { errs <- do("grantee-" + string(rune('a'+i%26)) + string(rune('a'+i/26))) }()
+		}
+		var failed error
+		for range cap(errs) {
+			failed = errors.Join(failed, <-errs)
+		}
+		require.NoError(t, failed)
+		before := met
+		met = strings.Count(p.Logs(), "tuple concurrently updated")
+		require.LessOrEqual(t, met-before, 2*16, "those under way when the first two met, and who had its turn meanwhile")
+	}
+	all(func(username string) error {
+		return driver.Create(t.Context(), account.CreateRequest{
+			Username: username, Password: wire.NewSecret("pw"), Expiration: time.Now().Add(time.Hour),
+			Statements: []string{createLogin, `GRANT SELECT ON orders TO "{{name}}"`},
+		})
+	})
+	require.Positive(t, met, "nobody has met")
+	all(func(username string) error { return driver.End(t.Context(), account.EndRequest{Username: username}) })
+	require.Equal(t, "0", p.Value("shop", `SELECT count(*)::text FROM pg_roles WHERE rolname LIKE 'grantee-%'`))
+}
+
+// Logins that are granted many tables are made while others of their kind end, in
+// another order of the tables: none fails, nor waits until PostgreSQL finds a deadlock.
+func TestDriver_GrantsBesideTheirEnd(t *testing.T) {
+	t.Parallel()
+	p := testenv.Postgres(t, testenv.PostgresOptions{})
+	p.CreateDatabase("shop")
+	p.Exec("shop", `DO $$ BEGIN FOR n IN 1..20 LOOP EXECUTE format('CREATE TABLE t%s (n int)', n); END LOOP; END $$`)
+	driver := open(t, p, Config{URL: p.ConnectionURL("shop"), Username: p.User, Password: wire.NewSecret(p.Password), MaxSessions: 8})
+	const clients, times = 16, 12
+	failures := make(chan error, clients)
+	for client := range clients {
 		go func() {
-			errs <- driver.Create(t.Context(), account.CreateRequest{
-				Username: "grantee-" + string(rune('a'+i%26)) + string(rune('a'+i/26)), Password: wire.NewSecret("pw"),
-				Expiration: time.Now().Add(time.Hour), Statements: []string{createLogin, `GRANT SELECT ON orders TO "{{name}}"`},
-			})
+			var failed error
+			for n := range times {
+				username := fmt.Sprintf("reader-%d-%d", client, n)
+				failed = errors.Join(failed, driver.Create(t.Context(), account.CreateRequest{
+					Username: username, Password: wire.NewSecret("pw"), Expiration: time.Now().Add(time.Hour),
+					Statements: []string{createLogin, `GRANT SELECT ON ALL TABLES IN SCHEMA public TO "{{name}}"`},
+				}), driver.End(t.Context(), account.EndRequest{Username: username}))
+			}
+			failures <- failed
 		}()
 	}
 	var failed error
-	for range 64 {
-		failed = errors.Join(failed, <-errs)
+	for range clients {
+		failed = errors.Join(failed, <-failures)
 	}
 	require.NoError(t, failed)
+	log := p.Logs()
+	require.LessOrEqual(t, strings.Count(log, "deadlock detected"), 8, "of those under way when the first two met")
+	require.LessOrEqual(t, strings.Count(log, "tuple concurrently updated"), 3*8)
+	require.Equal(t, "0", p.Value("shop", `SELECT count(*)::text FROM pg_roles WHERE rolname LIKE 'reader-%'`))
 }
 
 // The inline CA is used whatever sslmode says, and with verify-full a wrong name

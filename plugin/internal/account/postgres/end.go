@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 
@@ -38,7 +39,7 @@ func (d *Driver) End(ctx context.Context, req account.EndRequest) error {
 			return err
 		}
 		if len(req.Statements) > 0 {
-			return runCustomEnd(ctx, conn, l, req.Statements)
+			return d.runCustomEnd(ctx, conn, l, req.Statements)
 		}
 		for _, database := range l.elsewhere {
 			if err := d.releaseIn(ctx, database, l); err != nil {
@@ -49,9 +50,16 @@ func (d *Driver) End(ctx context.Context, req account.EndRequest) error {
 		if err != nil {
 			return err
 		}
-		return gone(exec(ctx, conn, text))
+		kind := dropAlone
+		if l.here {
+			kind = "release in " + conn.Config().Database
+		}
+		return gone(d.inTurn(ctx, conn, "end", kind, text))
 	})
 }
+
+// dropAlone is the kind of scripts that drop logins which have nothing.
+const dropAlone = "drop"
 
 // gone takes a login that has vanished meanwhile for success.
 func gone(err error) error {
@@ -173,7 +181,7 @@ func (d *Driver) releaseIn(ctx context.Context, database string, l *login) error
 	text.limit()
 	err = l.release(text)
 	if err == nil {
-		err = gone(exec(ctx, conn, text.b.String()))
+		err = gone(d.inTurn(ctx, conn, "end", "release in "+database, text.b.String()))
 	}
 	return errors.Join(err, conn.Close(ctx))
 }
@@ -194,13 +202,13 @@ func (l *login) dropScript() (string, error) {
 }
 
 // runCustomEnd runs the role's own revocation statements.
-func runCustomEnd(ctx context.Context, conn *pgx.Conn, l *login, statements []string) error {
+func (d *Driver) runCustomEnd(ctx context.Context, conn *pgx.Conn, l *login, statements []string) error {
 	text, err := renderScript(statements, named(l.name))
 	if err != nil {
 		return account.Unrendered("end", err)
 	}
 	text.add("RESET ROLE")
-	if err := exec(ctx, conn, text.b.String()); err != nil {
+	if err := d.inTurn(ctx, conn, "end", strings.Join(statements, "\n"), text.b.String()); err != nil {
 		return fmt.Errorf("run revocation statements: %w", err)
 	}
 	return nil
