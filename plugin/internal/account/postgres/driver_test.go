@@ -289,7 +289,8 @@ func TestDriver_ConcurrentGrantsOnOneTable(t *testing.T) {
 }
 
 // Logins that are granted many tables are made while others of their kind end, in
-// another order of the tables: none fails, nor waits until PostgreSQL finds a deadlock.
+// another order of the tables: none fails, and but for the first that meet none waits
+// until PostgreSQL finds a deadlock.
 func TestDriver_GrantsBesideTheirEnd(t *testing.T) {
 	t.Parallel()
 	p := testenv.Postgres(t, testenv.PostgresOptions{})

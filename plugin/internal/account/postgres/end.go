@@ -50,16 +50,13 @@ func (d *Driver) End(ctx context.Context, req account.EndRequest) error {
 		if err != nil {
 			return err
 		}
-		kind := dropAlone
+		kind := "drop"
 		if l.here {
 			kind = "release in " + conn.Config().Database
 		}
 		return gone(d.inTurn(ctx, conn, "end", kind, text))
 	})
 }
-
-// dropAlone is the kind of scripts that drop logins which have nothing.
-const dropAlone = "drop"
 
 // gone takes a login that has vanished meanwhile for success.
 func gone(err error) error {
